@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP/1.1 message heads as plain data: parse strictly, serialise safely.
+
+Why: every hop (edge, tunnel, agent) rebuilds the head of a message instead of relaying the bytes of the one before, so that
+what one parser read is what the next one gets. This module is the one place that turns bytes into a head and back.
+
+It must not: accept what two parsers could read in two ways (RFC 9112 section 11.2, request smuggling), know about sockets
+or time, or decide who may do what. Names stay as they were received; comparisons are done in lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+Headers = list[tuple[bytes, bytes]]
+
+MAX_HEAD = 64 * 1024
+"""Bytes in a head: first line, headers and the empty line."""
+MAX_HEADERS = 256
+"""Header lines in a head."""
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Headers that speak of one connection only (RFC 9110 section 7.6.1, and the older `Keep-Alive` and `Proxy-Connection`)."""
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+
+
+class BadMessage(Exception):  # noqa: N818 - the name is the protocol's word, see RFC 9112 section 2.2
+    """The peer sent what HTTP/1.1 does not allow, or more than our bounds.
+
+    `status` is what a server answers before it closes the connection (400, 417, 431, 501, 505); `reason` is for people.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """First line and headers of a request; the version is always HTTP/1.1."""
+
+    method: bytes
+    target: bytes
+    headers: Headers
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """First line and headers of a response; the version is always HTTP/1.1."""
+
+    status: int
+    reason: bytes
+    headers: Headers
+
+
+def is_token(name: bytes) -> bool:
+    """Whether `name` can be a method or a header name (RFC 9110 section 5.6.2)."""
+    return _TOKEN.fullmatch(name) is not None
+
+
+def is_value(value: bytes) -> bool:
+    """Whether `value` can be a header value: no control characters except tab, no space at its ends (RFC 9110 section 5.5)."""
+    return _VALUE.fullmatch(value) is not None and value == value.strip(b" \t")
+
+
+def is_target(target: bytes) -> bool:
+    """Whether `target` is visible ASCII only, as a request target must be (RFC 9112 section 3.2, RFC 3986 section 2)."""
+    return _TARGET.fullmatch(target) is not None
+
+
+def get(headers: Headers, name: bytes) -> bytes | None:
+    """The first value of `name` (any case), or None."""
+    name = name.lower()
+    for key, value in headers:
+        if key.lower() == name:
+            return value
+    return None
+
+
+def get_all(headers: Headers, name: bytes) -> list[bytes]:
+    """All values of `name` (any case) in their order."""
+    name = name.lower()
+    return [value for key, value in headers if key.lower() == name]
+
+
+def connection_tokens(headers: Headers) -> set[bytes]:
+    """The options of every `Connection` header, in lower case."""
+    tokens: set[bytes] = set()
+    for key, value in headers:
+        if len(key) == 10 and key.lower() == b"connection":
+            tokens.update(token.strip(b" \t").lower() for token in value.split(b","))
+    tokens.discard(b"")
+    return tokens
+
+
+def strip_hop_by_hop(headers: Headers) -> Headers:
+    """The headers that may travel on: without the hop-by-hop ones and without those that `Connection` names.
+
+    `Content-Length` and `Host` are kept also when named in `Connection`: a peer must not be able to take the framing or
+    the address off a message by naming them.
+    """
+    drop = HOP_BY_HOP | (connection_tokens(headers) - {b"content-length", b"host"})
+    return [pair for pair in headers if pair[0].lower() not in drop]
+
+
+def serialize_request(head: RequestHead) -> bytes:
+    """The head as bytes, with the empty line.
+
+    Raises ValueError when a part holds a line break or another control character: that is our bug, never sent.
+    """
+    return _serialize(b"%b %b HTTP/1.1" % (head.method, head.target), head.headers)
+
+
+def serialize_response(head: ResponseHead) -> bytes:
+    """The head as bytes, with the empty line. Raises ValueError as `serialize_request` does."""
+    return _serialize(b"HTTP/1.1 %d %b" % (head.status, head.reason), head.headers)
+
+
+def _serialize(first: bytes, headers: Headers) -> bytes:
+    lines = [first]
+    lines += [b"%b: %b" % pair for pair in headers]
+    data = b"\r\n".join(lines)
+    # One look over the whole head instead of one per value: as many line ends as we wrote, and no control characters.
+    breaks = len(headers)
+    if data.count(b"\n") != breaks or data.count(b"\r") != breaks or _CONTROL.search(data) is not None:
+        raise ValueError("control character in a message head")
+    return data + b"\r\n\r\n"
+
+
+def parse_request_head(data: bytes) -> RequestHead:
+    """A whole request head, empty line included. Raises BadMessage. HTTP/1.1 only."""
+    first, headers = _parse(data)
+    parts = first.split(b" ")
+    if len(parts) != 3 or not is_token(parts[0]) or not is_target(parts[1]):
+        raise BadMessage(400, "malformed request line")
+    if parts[2] != b"HTTP/1.1":
+        raise BadMessage(505, "only HTTP/1.1 is spoken here")
+    return RequestHead(parts[0], parts[1], headers)
+
+
+def parse_response_head(data: bytes) -> ResponseHead:
+    """A whole response head, empty line included. Raises BadMessage (its status means nothing to the peer here)."""
+    first, headers = _parse(data)
+    match = _STATUS_LINE.fullmatch(first)
+    if match is None:
+        raise BadMessage(400, "malformed status line")
+    return ResponseHead(int(match[1]), match[2] or b"", headers)
+
+
+def check_head(data: bytes, *, head_max: int = MAX_HEAD) -> None:
+    """The checks that need no splitting: size, line ends, folding, control characters.
+
+    `data` is a whole head including the empty line. Raises BadMessage(431) when too large, else BadMessage(400).
+    """
+    if len(data) > head_max:
+        raise BadMessage(431, f"the head is larger than {head_max} bytes")
+    if not data.endswith(b"\r\n\r\n"):
+        raise BadMessage(400, "the head does not end with an empty line")
+    breaks = data.count(b"\r\n")
+    if data.count(b"\n") != breaks or data.count(b"\r") != breaks:
+        raise BadMessage(400, "bare CR or LF in the head")
+    if _CONTROL.search(data) is not None:
+        raise BadMessage(400, "control character in the head")
+    if b"\r\n " in data or b"\r\n\t" in data:
+        raise BadMessage(400, "folded header line")
+
+
+def _parse(data: bytes) -> tuple[bytes, Headers]:
+    check_head(data)
+    lines = data[:-4].split(b"\r\n")
+    if len(lines) - 1 > MAX_HEADERS:
+        raise BadMessage(431, f"more than {MAX_HEADERS} headers")
+    headers: Headers = []
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        if not colon or _TOKEN.fullmatch(name) is None:
+            raise BadMessage(400, "malformed header line")
+        headers.append((name, value.strip(b" \t")))
+    return lines[0], headers
