@@ -1,0 +1,67 @@
+# Mooring's commands. `make help` lists them; README.md says which two a newcomer needs.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := $(CURDIR)/.venv
+PY     := $(VENV)/bin/python
+SERVICE := roles/server/files/service
+export PATH := $(VENV)/bin:$(PATH)
+export PYTHONPATH := $(CURDIR)/tests
+
+.PHONY: help venv lock demo demo-stop test lint unit e2e molecule bench testbed-up testbed-down openapi clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.ready ## Make the development environment in .venv from requirements/dev.lock
+
+$(VENV)/.ready: requirements/dev.lock requirements/bootstrap.lock $(SERVICE)/pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Mooring needs Python 3.11 or newer, this is %d.%d: set PYTHON=" % v[:2])'
+	@echo "[venv] installing requirements/dev.lock into .venv (about a minute, once)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.lock
+	@$(VENV)/bin/uv pip sync --quiet --python $(PY) --require-hashes requirements/dev.lock
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable $(SERVICE)
+	@touch $@
+
+lock: ## Compile requirements/dev.lock anew from dev.in and the service's pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras \
+	  requirements/dev.in $(SERVICE)/pyproject.toml --output-file requirements/dev.lock
+	grep -E '^uv==' requirements/dev.lock -A 100 | awk 'NR==1 || /^ /{print; next} {exit}' > requirements/bootstrap.lock
+
+demo: venv ## A real cluster, imported by a playbook, and Bob's kubectl through the server
+	@$(PY) -m demo up
+
+demo-stop: venv ## Remove all that the demo started
+	@$(PY) -m demo down
+
+test: venv ## Everything that must pass: lint, unit, collection, e2e, molecule
+	@$(PY) tests/run.py all
+
+lint: venv ## ruff, mypy, import-linter, ansible-lint, ansible-test sanity, docs lint, galaxy importer
+	@$(PY) tests/run.py lint
+
+unit: venv ## Unit tests
+	@$(PY) tests/run.py unit
+
+e2e: venv ## End-to-end tests on a real Kubernetes
+	@$(PY) tests/run.py e2e
+
+molecule: venv ## The molecule scenario on test-bed machines
+	@$(PY) tests/run.py molecule
+
+bench: venv ## Requests per second and latency, beside the direct call
+	@$(PY) -m bench
+
+testbed-up: venv ## A real Kubernetes: make testbed-up NODES=2 MACHINES=0
+	@$(PY) -m testbed up --nodes $(or $(NODES),0)
+
+testbed-down: venv ## Remove the test bed
+	@$(PY) -m testbed down
+
+openapi: venv ## Write docs/api/openapi.json anew
+	@$(PY) -m mooring.api.openapi > docs/api/openapi.json
+
+clean: demo-stop testbed-down ## Remove what the commands made, but not the caches in ~/.cache
+	rm -rf build .cache
