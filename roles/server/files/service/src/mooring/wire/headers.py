@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP/1.1 message heads as plain data: parse strictly, serialise safely.
 
-Why: every hop (edge, tunnel, agent) rebuilds the head of a message instead of relaying the bytes of the one before, so that
-what one parser read is what the next one gets. This module is the one place that turns bytes into a head and back.
+Why: every hop (edge, tunnel, agent) rebuilds the head of a message instead of relaying the bytes of the one before,
+so that what one parser read is what the next one gets. This module turns bytes into a head and back.
 
-It must not: accept what two parsers could read in two ways (RFC 9112 section 11.2, request smuggling), know about sockets
-or time, or decide who may do what. Names stay as they were received; comparisons are done in lower case.
+It must not: accept what two parsers could read in two ways (RFC 9112 section 11.2, request smuggling), know about
+sockets or time, or decide who may do what. Names stay as they were received; comparisons are in lower case.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-"""Headers that speak of one connection only (RFC 9110 section 7.6.1, and the older `Keep-Alive` and `Proxy-Connection`)."""
+"""Headers that speak of one connection only (RFC 9110 section 7.6.1; `Keep-Alive`, `Proxy-Connection` are older)."""
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_TARGET = re.compile(rb"[\x21-\x7e]+")
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# Sets of allowed bytes; `data.translate(None, SET)` deletes them at C speed and leaves what is not allowed.
+_TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TARGET_BYTES = bytes(range(0x21, 0x7F))
+_VALUE_BYTES = b"\t " + _TARGET_BYTES + bytes(range(0x80, 0x100))
+_HEAD_BYTES = _VALUE_BYTES + b"\r\n"
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 
 
-class BadMessage(Exception):  # noqa: N818 - the name is the protocol's word, see RFC 9112 section 2.2
+class BadMessage(Exception):
     """The peer sent what HTTP/1.1 does not allow, or more than our bounds.
 
     `status` is what a server answers before it closes the connection (400, 417, 431, 501, 505); `reason` is for people.
@@ -74,17 +75,17 @@ class ResponseHead:
 
 def is_token(name: bytes) -> bool:
     """Whether `name` can be a method or a header name (RFC 9110 section 5.6.2)."""
-    return _TOKEN.fullmatch(name) is not None
+    return bool(name) and not name.translate(None, _TOKEN_BYTES)
 
 
 def is_value(value: bytes) -> bool:
-    """Whether `value` can be a header value: no control characters except tab, no space at its ends (RFC 9110 section 5.5)."""
-    return _VALUE.fullmatch(value) is not None and value == value.strip(b" \t")
+    """Whether `value` can be a header value: no control character but tab, no space at its ends (RFC 9110 5.5)."""
+    return not value.translate(None, _VALUE_BYTES) and value == value.strip(b" \t")
 
 
 def is_target(target: bytes) -> bool:
-    """Whether `target` is visible ASCII only, as a request target must be (RFC 9112 section 3.2, RFC 3986 section 2)."""
-    return _TARGET.fullmatch(target) is not None
+    """Whether `target` is visible ASCII only, as a request target must be (RFC 9112 3.2, RFC 3986 2)."""
+    return bool(target) and not target.translate(None, _TARGET_BYTES)
 
 
 def get(headers: Headers, name: bytes) -> bytes | None:
@@ -141,7 +142,7 @@ def _serialize(first: bytes, headers: Headers) -> bytes:
     data = b"\r\n".join(lines)
     # One look over the whole head instead of one per value: as many line ends as we wrote, and no control characters.
     breaks = len(headers)
-    if data.count(b"\n") != breaks or data.count(b"\r") != breaks or _CONTROL.search(data) is not None:
+    if data.count(b"\n") != breaks or data.count(b"\r") != breaks or data.translate(None, _HEAD_BYTES):
         raise ValueError("control character in a message head")
     return data + b"\r\n\r\n"
 
@@ -178,7 +179,7 @@ def check_head(data: bytes, *, head_max: int = MAX_HEAD) -> None:
     breaks = data.count(b"\r\n")
     if data.count(b"\n") != breaks or data.count(b"\r") != breaks:
         raise BadMessage(400, "bare CR or LF in the head")
-    if _CONTROL.search(data) is not None:
+    if data.translate(None, _HEAD_BYTES):
         raise BadMessage(400, "control character in the head")
     if b"\r\n " in data or b"\r\n\t" in data:
         raise BadMessage(400, "folded header line")
@@ -192,7 +193,7 @@ def _parse(data: bytes) -> tuple[bytes, Headers]:
     headers: Headers = []
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if not colon or _TOKEN.fullmatch(name) is None:
+        if not colon or not name or name.translate(None, _TOKEN_BYTES):
             raise BadMessage(400, "malformed header line")
         headers.append((name, value.strip(b" \t")))
     return lines[0], headers

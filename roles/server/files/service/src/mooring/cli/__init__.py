@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `mooring` command. Imports lazily, so that `mooring agent` stays small."""

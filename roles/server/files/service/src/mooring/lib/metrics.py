@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every metric of the service, declared in one place, in a registry of our own.
+
+Labels must have few values: a cluster, user or path is never a label, since their number has no bound.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+
+from mooring.lib.version import VERSION
+
+REGISTRY: Final = CollectorRegistry(auto_describe=True)
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+ProcessCollector(registry=REGISTRY)
+Info("mooring_build", "The version of this build.", registry=REGISTRY).info({"version": VERSION})
+
+EDGE_CONNECTIONS = Gauge("mooring_edge_connections", "Open client connections.", registry=REGISTRY)
+EDGE_REFUSED = Counter(
+    "mooring_edge_refused_total", "Requests refused before routing, by reason.", ["reason"], registry=REGISTRY
+)
+HTTP_REQUESTS = Counter(
+    "mooring_http_requests_total", "Requests by route (proxy, api, tunnel, own) and status.", ["route", "code"],
+    registry=REGISTRY,
+)
+PROXY_SECONDS = Histogram(
+    "mooring_proxy_response_seconds", "Time until the head of a proxied response, in seconds.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60), registry=REGISTRY,
+)
+PROXY_OPEN = Gauge("mooring_proxy_exchanges_open", "Proxied exchanges in flight, watches included.", registry=REGISTRY)
+PROXY_CUT = Counter(
+    "mooring_proxy_cut_total", "Open exchanges ended because a right was taken away.", ["reason"], registry=REGISTRY
+)
+TUNNEL_SESSIONS = Gauge("mooring_tunnel_sessions", "Live tunnel sessions.", registry=REGISTRY)
+TUNNEL_STREAMS = Gauge("mooring_tunnel_streams", "Open tunnel streams.", registry=REGISTRY)
+TUNNEL_BYTES = Counter(
+    "mooring_tunnel_bytes_total", "Bytes of frames moved, by direction (in, out).", ["direction"], registry=REGISTRY
+)
+TUNNEL_ENDED = Counter(
+    "mooring_tunnel_sessions_ended_total", "Sessions that ended, by code.", ["code"], registry=REGISTRY
+)
+AGENT_REFUSED = Counter(
+    "mooring_agent_refused_total", "Agents refused at the handshake, by reason.", ["reason"], registry=REGISTRY
+)
+LOGINS = Counter("mooring_logins_total", "Logins by result (ok, refused, delayed).", ["result"], registry=REGISTRY)
+AUTH_FAILURES = Counter(
+    "mooring_auth_failures_total", "Requests without a valid token, by reason.", ["reason"], registry=REGISTRY
+)
+AUDIT_RECORDS = Counter("mooring_audit_records_total", "Audit records written.", registry=REGISTRY)
+AUDIT_FAILURES = Counter("mooring_audit_failures_total", "Audit writes that failed.", registry=REGISTRY)
+AUDIT_QUEUED = Gauge("mooring_audit_queued", "Audit records waiting to be written.", registry=REGISTRY)
+
+
+def render() -> bytes:
+    """All metrics in the Prometheus text format, to be served with CONTENT_TYPE."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules for names of users, groups and clusters, applied wherever a name enters.
+
+User and group names travel to Kubernetes inside `Impersonate-*` headers and are printed on terminals and in logs, so a
+name that could forge a header, a log line or a built-in Kubernetes identity is refused here, once, for every source.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+from mooring.lib.errors import MooringError
+from mooring.lib.ids import is_id
+
+MAX_NAME_BYTES: Final = 253
+CLUSTER_ID_PREFIX: Final = "c"
+
+# Control characters (C0, DEL, C1), line and paragraph separators, and lone surrogates, which are not UTF-8.
+_REFUSED_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
+# Unicode bidirectional controls (UAX #9): they change how the text around a name is displayed.
+_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_DNS_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class InvalidName(MooringError, ValueError):
+    """A name breaks a rule; `reason` says which one, with the name quoted so that it cannot forge a line."""
+
+
+def check_name(value: str, what: str) -> str:
+    """Returns the name of a user or group unchanged, or raises `InvalidName`.
+
+    `what` names the thing in the error, such as `user name`. Names that begin with `system:` belong to Kubernetes
+    (https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-subjects).
+    """
+    if not value:
+        raise InvalidName(f"the {what} is empty", "give at least one character")
+    for char in value:
+        if unicodedata.category(char) in _REFUSED_CATEGORIES or char in _BIDI:
+            raise InvalidName(f"the {what} holds the control character U+{ord(char):04X}", "remove it")
+    size = len(value.encode())
+    if size > MAX_NAME_BYTES:
+        raise InvalidName(f"the {what} is {size} bytes long", f"at most {MAX_NAME_BYTES} bytes of UTF-8 are allowed")
+    if value != value.strip():
+        raise InvalidName(f"the {what} {value!r} begins or ends with a space", "remove the space")
+    if value.casefold().startswith("system:"):
+        raise InvalidName(f"the {what} {value!r} begins with 'system:'", "Kubernetes keeps these names for itself")
+    return value
+
+
+def check_cluster_name(value: str, what: str = "cluster name") -> str:
+    """Returns the name of a cluster unchanged, or raises `InvalidName`.
+
+    A cluster name is a DNS label (RFC 1123, at most 63 characters), since it is part of URLs and of kubeconfig
+    contexts, and must not look like a cluster id, since both are looked up in the same place.
+    """
+    if not _DNS_LABEL.fullmatch(value):
+        raise InvalidName(
+            f"the {what} {value!r} is not a DNS label",
+            "use 1 to 63 lower-case letters, digits and hyphens; begin and end with a letter or digit",
+        )
+    if is_id(value, CLUSTER_ID_PREFIX):
+        raise InvalidName(f"the {what} {value!r} has the form of a cluster id", "choose another name")
+    return value
