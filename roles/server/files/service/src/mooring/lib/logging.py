@@ -69,7 +69,7 @@ def configure(level: str = "info", fmt: Literal["json", "console"] | str = "json
         final += [
             structlog.processors.format_exc_info,
             _redact_event,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ]
     structlog.configure(
         processors=[

@@ -23,12 +23,16 @@ EDGE_REFUSED = Counter(
     "mooring_edge_refused_total", "Requests refused before routing, by reason.", ["reason"], registry=REGISTRY
 )
 HTTP_REQUESTS = Counter(
-    "mooring_http_requests_total", "Requests by route (proxy, api, tunnel, own) and status.", ["route", "code"],
+    "mooring_http_requests_total",
+    "Requests by route (proxy, api, tunnel, own) and status.",
+    ["route", "code"],
     registry=REGISTRY,
 )
 PROXY_SECONDS = Histogram(
-    "mooring_proxy_response_seconds", "Time until the head of a proxied response, in seconds.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60), registry=REGISTRY,
+    "mooring_proxy_response_seconds",
+    "Time until the head of a proxied response, in seconds.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+    registry=REGISTRY,
 )
 PROXY_OPEN = Gauge("mooring_proxy_exchanges_open", "Proxied exchanges in flight, watches included.", registry=REGISTRY)
 PROXY_CUT = Counter(
