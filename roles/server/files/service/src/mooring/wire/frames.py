@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frames of `mooring-tunnel/1`, byte by byte, and the two error roots of the protocol.
+
+Exists so that everything that knows the layout of a frame stands in one file; docs/protocol/tunnel.md is its
+specification and changes in the same commit. It must not know the order in which frames are legal (that is `mux`), and
+must not raise anything but LocalError (our bug) and RemoteError (the peer's) whatever bytes it is given.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+PROTOCOL = "mooring-tunnel/1"
+SUBPROTOCOL = "mooring-tunnel.1"  # the same name as a WebSocket subprotocol, where "/" is not a token character
+
+HEADER = struct.Struct("!BBI")  # type, flags, stream id
+HEADER_SIZE = HEADER.size
+MAX_PAYLOAD = 32 * 1024
+MAX_FRAME = HEADER_SIZE + MAX_PAYLOAD
+MAX_HEAD = 128 * 1024  # bytes of an OPEN, OPENED or MESSAGE put together from its MORE pieces
+MAX_TEXT = 1024  # bytes of the message in REFUSED, RESET and GOAWAY
+MAX_STREAM_ID = 2**31 - 1
+MAX_WINDOW = 2**31 - 1
+MIN_WINDOW = 16 * 1024
+MAX_INITIAL_WINDOW = 16 * 1024 * 1024
+MAX_PEERS = 64
+
+# Plain integers, not an IntEnum: they are compared for every frame.
+HELLO = 1
+OPEN = 2
+OPENED = 3
+REFUSED = 4
+DATA = 5
+END = 6
+RESET = 7
+WINDOW = 8
+GOAWAY = 9
+PING = 10
+PONG = 11
+MESSAGE = 12
+CRITICAL = 0x80  # an unknown type with this bit set ends the session; one without it is ignored
+
+FIN = 1
+MORE = 2
+
+_FLAGS_ALLOWED = {OPEN: FIN | MORE, OPENED: FIN | MORE, DATA: FIN, MESSAGE: MORE}
+_CODE = struct.Struct("!H")
+_U32 = struct.Struct("!I")
+_GOAWAY = struct.Struct("!IH")
+PING_SIZE = 8
+
+
+class Code(enum.IntEnum):
+    """Why a stream was refused or reset, or a session closed (docs/protocol/tunnel.md, section "Codes")."""
+
+    NO_ERROR = 0
+    PROTOCOL = 1
+    INTERNAL = 2
+    CANCEL = 3
+    REFUSED_TARGET = 4
+    UPSTREAM_UNREACHABLE = 5
+    UPSTREAM_TLS = 6
+    BUSY = 7
+    FLOW_CONTROL = 8
+    TIMEOUT = 9
+    BAD_REQUEST = 10
+    CREDENTIAL = 11
+    SHUTDOWN = 12
+
+    @classmethod
+    def of(cls, value: int) -> Code:
+        """The code with this number; INTERNAL for a number that a newer peer may know and we do not."""
+        return _CODES.get(value, cls.INTERNAL)
+
+
+_CODES = {int(code): code for code in Code}
+
+
+class TunnelProtocolError(Exception):
+    """Base of the two roots; never raised itself."""
+
+
+class LocalError(TunnelProtocolError):
+    """This side used the tunnel in a way that the protocol forbids: a bug of ours. Nothing was sent."""
+
+
+class RemoteError(TunnelProtocolError):
+    """The peer sent what the protocol forbids. The session must be closed with `code`.
+
+    `code` is what GOAWAY tells the peer, `message` why, for a log of either side.
+    """
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """What a side says of itself in its first frame.
+
+    `instance` names the process, so that an agent can tell two servers behind one address apart. `window` is the
+    credit in bytes that every stream begins with, towards the sender of this HELLO. `max_streams` is how many streams
+    the peer may hold open at the sender of this HELLO. `peers` are the tunnel URLs of the other instances.
+    """
+
+    protocol: str = PROTOCOL
+    instance: str
+    version: str
+    window: int = 256 * 1024
+    max_streams: int = 1024
+    peers: list[str] = msgspec.field(default_factory=list)
+
+
+@dataclass(slots=True)
+class OpenRequest:
+    """The payload of an OPEN: the name of a target on the agent's allow-list, and a request head as HTTP/1.1 bytes."""
+
+    target: str
+    head: bytes
+
+
+def frame(kind: int, stream: int = 0, payload: bytes = b"", flags: int = 0) -> bytes:
+    """One whole frame. The caller answers for the sizes."""
+    return HEADER.pack(kind, flags, stream) + payload
+
+
+def split(data: bytes | memoryview) -> tuple[int, int, int]:
+    """Type, flags and stream id of the frame in `data`, checked as far as one frame alone can be.
+
+    Raises RemoteError for a frame that is too short or too long, a stream id over 2**31 - 1, a stream id where none
+    belongs or none where one does, and a flag that the type does not have.
+    """
+    size = len(data)
+    if size < HEADER_SIZE:
+        raise RemoteError(Code.PROTOCOL, "frame shorter than its header")
+    if size > MAX_FRAME:
+        raise RemoteError(Code.PROTOCOL, "frame longer than 32 KiB")
+    kind, flags, stream = HEADER.unpack_from(data)
+    if flags and flags & ~_FLAGS_ALLOWED.get(kind, 0) and (kind <= MESSAGE or kind & CRITICAL):
+        raise RemoteError(Code.PROTOCOL, f"flags {flags:#x} are not defined for frame type {kind}")
+    if OPEN <= kind <= WINDOW:
+        if not 0 < stream <= MAX_STREAM_ID:
+            raise RemoteError(Code.PROTOCOL, f"frame type {kind} with stream id {stream}")
+    elif stream and 0 < kind <= MESSAGE:
+        raise RemoteError(Code.PROTOCOL, f"frame type {kind} with stream id {stream}, must be 0")
+    return kind, flags, stream
+
+
+def heads(kind: int, stream: int, payload: bytes, flags: int = 0) -> list[bytes]:
+    """The frames of an OPEN, OPENED or MESSAGE, cut into MORE pieces. Raises LocalError over 128 KiB."""
+    size = len(payload)
+    if size <= MAX_PAYLOAD:
+        return [HEADER.pack(kind, flags, stream) + payload]
+    if size > MAX_HEAD:
+        raise LocalError(f"payload of {size} bytes, at most {MAX_HEAD} can be sent")
+    cuts = range(0, size, MAX_PAYLOAD)
+    return [
+        HEADER.pack(kind, flags if at + MAX_PAYLOAD >= size else MORE, stream) + payload[at : at + MAX_PAYLOAD]
+        for at in cuts
+    ]
+
+
+def pack_hello(hello: Hello) -> bytes:
+    """The HELLO frame. Raises LocalError when it breaks the limits that the peer will check."""
+    payload = msgspec.json.encode(hello)
+    problem = _hello_problem(hello)
+    if len(payload) > MAX_PAYLOAD:
+        problem = "longer than one frame"
+    if problem:
+        raise LocalError(f"HELLO: {problem}")
+    return HEADER.pack(HELLO, 0, 0) + payload
+
+
+def unpack_hello(payload: bytes | memoryview) -> Hello:
+    """Parse the payload of HELLO. Raises RemoteError when it is not one, or names another protocol."""
+    try:
+        hello = msgspec.json.decode(payload, type=Hello)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise RemoteError(Code.PROTOCOL, f"HELLO cannot be read: {_short(exc)}") from None
+    problem = _hello_problem(hello)
+    if problem:
+        raise RemoteError(Code.PROTOCOL, f"HELLO: {problem}")
+    return hello
+
+
+def _hello_problem(hello: Hello) -> str | None:
+    if hello.protocol != PROTOCOL:
+        return f"protocol is not {PROTOCOL}"
+    if not MIN_WINDOW <= hello.window <= MAX_INITIAL_WINDOW:
+        return f"window is not within {MIN_WINDOW} and {MAX_INITIAL_WINDOW}"
+    if not 0 <= hello.max_streams <= MAX_STREAM_ID:
+        return "max_streams is out of range"
+    if not 0 < len(hello.instance) <= 253 or len(hello.version) > 64:
+        return "instance or version is empty or too long"
+    if len(hello.peers) > MAX_PEERS or any(len(url) > 2048 for url in hello.peers):
+        return "too many or too long peers"
+    return None
+
+
+def pack_open(target: str, head: bytes) -> bytes:
+    """The payload of an OPEN for a target and a request head (request line, headers, blank line).
+
+    Raises LocalError when the target is not 1 to 63 ASCII characters or the whole is over 128 KiB.
+    """
+    name = target.encode("ascii", "replace")
+    if not 0 < len(name) <= 63 or b"?" in name:
+        raise LocalError("a target is 1 to 63 ASCII characters")
+    if 1 + len(name) + len(head) > MAX_HEAD:
+        raise LocalError(f"request head of {len(head)} bytes does not fit in an OPEN")
+    return bytes((len(name),)) + name + head
+
+
+def unpack_open(payload: bytes) -> OpenRequest:
+    """Target and request head of an OPEN. Raises RemoteError(BAD_REQUEST): refuse the stream, keep the session."""
+    size = payload[0] if payload else 0
+    name = payload[1 : 1 + size]
+    if not 0 < size <= 63 or len(name) != size or not name.isascii():
+        raise RemoteError(Code.BAD_REQUEST, "OPEN does not name a target")
+    return OpenRequest(name.decode("ascii"), payload[1 + size :])
+
+
+def pack_reason(kind: int, stream: int, code: int, message: str) -> bytes:
+    """A REFUSED or RESET frame; the message is cut at 1 KiB, on a character."""
+    return HEADER.pack(kind, 0, stream) + _CODE.pack(code) + _clip(message)
+
+
+def unpack_reason(payload: bytes | memoryview) -> tuple[Code, str]:
+    """Code and message of a REFUSED or RESET. Raises RemoteError when there is no code or the text is too long."""
+    if len(payload) < _CODE.size or len(payload) > _CODE.size + MAX_TEXT:
+        raise RemoteError(Code.PROTOCOL, "a reason is a code and at most 1 KiB of text")
+    return Code.of(_CODE.unpack_from(payload)[0]), _text(payload[_CODE.size :])
+
+
+def pack_window(stream: int, increment: int) -> bytes:
+    """A WINDOW frame that grants `increment` bytes more."""
+    return HEADER.pack(WINDOW, 0, stream) + _U32.pack(increment)
+
+
+def unpack_window(payload: bytes | memoryview) -> int:
+    """The increment of a WINDOW. Raises RemoteError unless it is 1 to 2**31 - 1."""
+    if len(payload) != _U32.size:
+        raise RemoteError(Code.PROTOCOL, "WINDOW is not 4 bytes long")
+    increment: int = _U32.unpack(payload)[0]
+    if not 0 < increment <= MAX_WINDOW:
+        raise RemoteError(Code.FLOW_CONTROL, "WINDOW with an increment out of range")
+    return increment
+
+
+def pack_goaway(last: int, code: int, message: str) -> bytes:
+    """A GOAWAY frame: no stream after `last` was or will be looked at."""
+    return HEADER.pack(GOAWAY, 0, 0) + _GOAWAY.pack(last, code) + _clip(message)
+
+
+def unpack_goaway(payload: bytes | memoryview) -> tuple[int, Code, str]:
+    """Last stream id, code and message of a GOAWAY. Raises RemoteError when it is too short or too long."""
+    if not _GOAWAY.size <= len(payload) <= _GOAWAY.size + MAX_TEXT:
+        raise RemoteError(Code.PROTOCOL, "GOAWAY has a wrong length")
+    last, code = _GOAWAY.unpack_from(payload)
+    return last, Code.of(code), _text(payload[_GOAWAY.size :])
+
+
+def pack_message(message: dict[str, Any]) -> list[bytes]:
+    """The frames of a control message. Raises LocalError when it has no `kind` or is over 128 KiB."""
+    if not isinstance(message.get("kind"), str):
+        raise LocalError("a control message has a kind")
+    return heads(MESSAGE, 0, msgspec.json.encode(message))
+
+
+def unpack_message(payload: bytes) -> dict[str, Any]:
+    """Parse a whole control message. Raises RemoteError when it is not a JSON object with a `kind`."""
+    try:
+        message = msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise RemoteError(Code.PROTOCOL, f"MESSAGE cannot be read: {_short(exc)}") from None
+    if not isinstance(message.get("kind"), str):
+        raise RemoteError(Code.PROTOCOL, "MESSAGE without a kind")
+    return message
+
+
+def _clip(message: str) -> bytes:
+    raw = message.encode("utf-8", "replace")
+    return raw if len(raw) <= MAX_TEXT else raw[:MAX_TEXT].decode("utf-8", "ignore").encode()
+
+
+def _text(raw: bytes | memoryview) -> str:
+    # What a peer says of a failure goes to logs and to users: no control characters, and no error for bad UTF-8.
+    text = bytes(raw).decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _short(exc: BaseException) -> str:
+    return str(exc)[:200]
