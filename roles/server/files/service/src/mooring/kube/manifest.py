@@ -49,13 +49,11 @@ class ManifestOptions:
 
 
 def render(options: ManifestOptions) -> list[Manifest]:
-    """The objects, in the order in which they can be applied. Applying them again changes nothing but the join token."""
+    """The objects, in the order in which they can be applied. Applying them again changes only the join token."""
     objects = [
         _namespace(options),
         _service_account(options, AGENT, "Runs the agent."),
-        _service_account(
-            options, IMPERSONATOR, "Requests from the server run as this account; it may impersonate only."
-        ),
+        _service_account(options, IMPERSONATOR, "Runs what comes from the server; it may impersonate only."),
         _join_secret(options),
         *_agent_rules(options),
         *_impersonator_rules(options),
@@ -223,6 +221,11 @@ def _disruption_budget(options: ManifestOptions) -> Manifest:
     }
 
 
+def _leave_after_a_minute(taint: str) -> Manifest:
+    key = f"node.kubernetes.io/{taint}"
+    return {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}
+
+
 def _deployment(options: ManifestOptions) -> Manifest:
     container = {
         "name": "agent",
@@ -257,15 +260,8 @@ def _deployment(options: ManifestOptions) -> Manifest:
         "tolerations": [
             {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists", "effect": "NoSchedule"},
             {"key": "CriticalAddonsOnly", "operator": "Exists"},
-            *(
-                {
-                    "key": f"node.kubernetes.io/{key}",
-                    "operator": "Exists",
-                    "effect": "NoExecute",
-                    "tolerationSeconds": 60,
-                }
-                for key in ("not-ready", "unreachable")
-            ),
+            _leave_after_a_minute("not-ready"),
+            _leave_after_a_minute("unreachable"),
         ],
         "topologySpreadConstraints": [
             {

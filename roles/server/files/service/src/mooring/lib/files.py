@@ -17,9 +17,7 @@ def private_folder(path: Path) -> None:
         if path.stat().st_mode & 0o777 != 0o700:
             path.chmod(0o700)
     except OSError as error:
-        raise MooringError(
-            f"the folder {path} cannot be made private: {error}", "choose a folder of your own"
-        ) from None
+        raise MooringError(f"the folder {path} cannot be made private: {error}", "choose your own folder") from None
 
 
 def write_atomic(path: Path, data: str | bytes, mode: int = 0o600) -> None:

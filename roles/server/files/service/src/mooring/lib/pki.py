@@ -208,9 +208,7 @@ def _load(pem: str, what: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem.encode())
     except ValueError as error:
-        raise CertificateError(
-            f"{what} is not a PEM certificate: {error}", "give a file with BEGIN CERTIFICATE"
-        ) from None
+        raise CertificateError(f"{what} is not a PEM certificate: {error}", "it has BEGIN CERTIFICATE") from None
 
 
 def _load_key(pem: Secret, what: str) -> ec.EllipticCurvePrivateKey:
