@@ -31,7 +31,10 @@ lock: ## Compile requirements/dev.lock anew from dev.in and the service's pyproj
 	grep -E '^uv==' requirements/dev.lock -A 100 | awk 'NR==1 || /^ /{print; next} {exit}' > requirements/bootstrap.lock
 
 demo: venv ## A real cluster, imported by a playbook, and Bob's kubectl through the server
-	@$(PY) -m demo up
+ifeq ($(origin KUBECONFIG),environment)
+	@echo "KUBECONFIG of the environment is not used: say 'make demo KUBECONFIG=$(KUBECONFIG)' to import that cluster."
+endif
+	@$(PY) -m demo up $(if $(filter command line,$(origin KUBECONFIG)),--kubeconfig '$(KUBECONFIG)')
 
 demo-stop: venv ## Remove all that the demo started
 	@$(PY) -m demo down
