@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The REST API: one file per resource, served on a unix socket behind the edge."""
+"""The REST API: one file per resource. It is an upstream of the edge, reached over a unix socket only."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is asking: tokens, passwords, agent keys, and the in-memory index that the data path asks."""
+"""Who is asking: users by token or password, cluster agents by signed JWT."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Controllers: what follows from a change of state, outside of any request."""
+"""Controllers: they bring what the store says about a cluster in line with what is seen of it."""

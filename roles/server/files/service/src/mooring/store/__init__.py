@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must outlive a restart: ports, SQL tables, repositories and migrations."""
+"""What the server remembers: the ports (what the rest of the service asks for) and one SQL implementation."""

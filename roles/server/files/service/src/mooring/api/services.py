@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the REST API is given by the composition root: its services and its settings, and nothing global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mooring.authn.index import Index
+from mooring.authn.passwords import Passwords
+from mooring.authn.throttle import LoginThrottle
+from mooring.lib.clock import Clock
+from mooring.store.ports import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """Lives are in seconds. `url` is the server's public URL without a slash at its end, `ca_pem` the CA that clients
+    and agents trust, `audience` what the JWTs of agents must be made out to."""
+
+    url: str
+    ca_pem: str
+    instance: str
+    audience: str
+    identity_prefix: str = "mooring:"
+    started_at: float = 0.0
+    password_min_length: int = 12
+    login_ttl: int = 12 * 3600
+    max_ttl: int = 365 * 86400
+    join_ttl: int = 24 * 3600
+    max_join_ttl: int = 7 * 86400
+    body_max: int = 1024 * 1024
+    agent_image: str = ""
+
+    @property
+    def tunnel_url(self) -> str:
+        """Where agents connect."""
+        return "wss://" + self.url.split("://", 1)[-1] + "/tunnel/connect"
+
+
+class ClusterControl(Protocol):
+    """What the API asks of the cluster controller."""
+
+    def note_refused(self, cluster_id: str, reason: str) -> None:
+        """An agent that says it is this cluster's was refused."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that a request handler may use."""
+
+    store: Store
+    index: Index
+    clock: Clock
+    passwords: Passwords
+    throttle: LoginThrottle
+    control: ClusterControl
+    settings: ApiSettings

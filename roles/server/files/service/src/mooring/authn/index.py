@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may do what, in memory, so that a proxied request costs no database query.
+
+The store feeds it: `load` at start, `apply` after each commit, synchronously, so that a revoked token is refused from
+the moment the API call that revoked it is answered. Subscribers hear what was taken away or changed and look again at
+what they hold open. The index must never grant what the store did not say, and must not write to the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mooring.authn import tokens
+from mooring.authn.identity import ADMIN_GROUP, Identity
+from mooring.lib import logging
+from mooring.lib.errors import MooringError
+from mooring.store.records import Cluster, ClusterState, Delta, Members, Snapshot, Token, User
+
+
+class Unauthenticated(MooringError):
+    """The bearer token is no good. `cause` is a short word for metrics: malformed, unknown, revoked, expired, user."""
+
+    def __init__(self, cause: str, reason: str) -> None:
+        super().__init__(reason, "log in again or ask for a new token")
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRevoked:
+    """The token is gone: revoked, deleted, or its owner or its cluster was deleted."""
+
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserChanged:
+    """The user's groups, name or enabled flag changed, or the user was deleted: look again at what they hold open."""
+
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipChanged:
+    """Somebody gained or lost the right to enter the cluster."""
+
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRemoved:
+    """The cluster was deleted: its agent's key is dead, its sessions and exchanges must end."""
+
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentKeyChanged:
+    """The cluster's agent registered with another key: sessions made with the old key must end."""
+
+    cluster_id: str
+
+
+Change = TokenRevoked | UserChanged | MembershipChanged | ClusterRemoved | AgentKeyChanged
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """What the data path needs of a cluster. A reason is empty unless the state calls for it; times: Unix seconds."""
+
+    id: str
+    name: str
+    state: ClusterState
+    last_seen_at: float | None
+    lost_reason: str
+    refused_reason: str
+    ever_connected: bool
+
+
+class Index:
+    """The identities, memberships and clusters of this server. One event loop uses it; nothing in it waits."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, Token] = {}
+        self._tokens_of: dict[str, set[str]] = {}  # user id -> token ids
+        self._users: dict[str, User] = {}
+        self._clusters: dict[str, Cluster] = {}
+        self._ids: dict[str, str] = {}  # cluster name -> id
+        self._members: dict[str, Members] = {}
+        self._identities: dict[str, Identity] = {}  # token id -> what it proves; emptied when a fact behind it changes
+        self._used: dict[str, float] = {}
+        self._subscribers: list[Callable[[Change], None]] = []
+        self._log = logging.get("mooring.authn")
+
+    # --- asked by the data path -------------------------------------------------------------------------------------
+
+    def authenticate(self, bearer: str, now: float) -> Identity:
+        """The identity that a bearer token proves at the time `now` (Unix seconds). Raises Unauthenticated."""
+        parsed = tokens.parse(bearer, "mrg")
+        if parsed is None:
+            raise Unauthenticated("malformed", "the bearer token is not a Mooring token")
+        token = self._tokens.get(parsed.id)
+        if token is None or not tokens.same(token.hash, parsed.hash):
+            raise Unauthenticated("unknown", "the token is unknown or was revoked")
+        self._check(token, now)
+        return self._identity(token)
+
+    def still_valid(self, token_id: str, now: float) -> Identity:
+        """The identity of a token seen before, as the facts are now. Raises Unauthenticated."""
+        token = self._tokens.get(token_id)
+        if token is None:
+            raise Unauthenticated("unknown", "the token was revoked")
+        self._check(token, now)
+        return self._identity(token)
+
+    def may_enter_facts(self, identity: Identity, cluster_id: str) -> set[str]:
+        """The ids of the memberships that let the identity into the cluster. (Admins need none.)"""
+        members = self._members.get(cluster_id)
+        user = self._users.get(identity.user_id)
+        if members is None or user is None:
+            return set()
+        facts = {members.groups[group_id] for group_id, _ in user.groups if group_id in members.groups}
+        if user.id in members.users:
+            facts.add(members.users[user.id])
+        return facts
+
+    def cluster(self, ref: str) -> ClusterView | None:
+        """A cluster by id or by name."""
+        cluster = self._clusters.get(ref) or self._clusters.get(self._ids.get(ref, ""))
+        return None if cluster is None else _view(cluster)
+
+    def clusters(self) -> list[ClusterView]:
+        """All clusters in the order of their names."""
+        return [_view(self._clusters[self._ids[name]]) for name in sorted(self._ids)]
+
+    def agent_key(self, cluster_id: str) -> bytes | None:
+        """The raw Ed25519 public key of the cluster's agent; None if the cluster is unknown or not registered."""
+        cluster = self._clusters.get(cluster_id)
+        return None if cluster is None else cluster.public_key
+
+    def note_used(self, token_id: str, now: float) -> None:
+        """Remember that a token was used; written to the store in batches."""
+        if token_id in self._tokens:
+            self._used[token_id] = now
+
+    def take_used(self) -> dict[str, float]:
+        """The tokens used since the last call, with the time of their last use."""
+        used, self._used = self._used, {}
+        return used
+
+    def subscribe(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Have the callback called for each change, in order; returns what ends the subscription."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    # --- fed by the store -------------------------------------------------------------------------------------------
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Start from what the store holds. Call it before anybody subscribes or asks."""
+        self._clusters = {cluster.id: cluster for cluster in snapshot.clusters}
+        self._ids = {cluster.name: cluster.id for cluster in snapshot.clusters}
+        self._users = {user.id: user for user in snapshot.users}
+        self._members = dict(snapshot.members)
+        self._tokens.clear()
+        self._tokens_of.clear()
+        self._identities.clear()
+        for token in snapshot.tokens:
+            self._put_token(token)
+
+    def apply(self, delta: Delta) -> None:
+        """Take over what a transaction changed, then tell the subscribers."""
+        changes: list[Change] = []
+        self._apply_tokens(delta.tokens, changes)
+        self._apply_users(delta.users, changes)
+        self._apply_clusters(delta.clusters, changes)
+        for cluster_id, members in delta.members.items():
+            if cluster_id in self._clusters and members != self._members.get(cluster_id):
+                self._members[cluster_id] = members
+                changes.append(MembershipChanged(cluster_id))
+        for change in changes:
+            for subscriber in tuple(self._subscribers):
+                try:
+                    subscriber(change)
+                except Exception:  # one subscriber's fault must not keep a revocation from the others
+                    self._log.exception("a subscriber failed", change=repr(change))
+
+    def drop_expired(self, now: float) -> None:
+        """Forget tokens whose time is over, so that the index does not grow with them."""
+        for token in [t for t in self._tokens.values() if t.expires_at is not None and t.expires_at <= now]:
+            self._drop_token(token.id)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _check(self, token: Token, now: float) -> None:
+        user = self._users.get(token.user_id)
+        if token.revoked_at is not None:
+            raise Unauthenticated("revoked", "the token was revoked")
+        if token.expires_at is not None and token.expires_at <= now:
+            raise Unauthenticated("expired", "the token has expired")
+        if user is None or not user.enabled:
+            raise Unauthenticated("user", "the user of this token is disabled or gone")
+
+    def _identity(self, token: Token) -> Identity:
+        identity = self._identities.get(token.id)
+        if identity is None:
+            user = self._users[token.user_id]
+            groups = tuple(name for _, name in user.groups)
+            identity = Identity(
+                user_id=user.id,
+                user=user.name,
+                uid=user.uid,
+                groups=groups,
+                token_id=token.id,
+                token_cluster=token.cluster_id,
+                expires_at=token.expires_at,
+                admin=ADMIN_GROUP in groups,
+            )
+            self._identities[token.id] = identity
+        return identity
+
+    def _put_token(self, token: Token) -> None:
+        self._tokens[token.id] = token
+        self._tokens_of.setdefault(token.user_id, set()).add(token.id)
+        self._identities.pop(token.id, None)
+
+    def _drop_token(self, token_id: str) -> None:
+        token = self._tokens.pop(token_id, None)
+        self._identities.pop(token_id, None)
+        self._used.pop(token_id, None)
+        if token is not None:
+            owned = self._tokens_of.get(token.user_id, set())
+            owned.discard(token_id)
+            if not owned:
+                self._tokens_of.pop(token.user_id, None)
+
+    def _apply_tokens(self, changed: Mapping[str, Token | None], changes: list[Change]) -> None:
+        for token_id, token in changed.items():
+            if token is not None and token.revoked_at is None:
+                self._put_token(token)
+            elif token_id in self._tokens:
+                self._drop_token(token_id)
+                changes.append(TokenRevoked(token_id))
+
+    def _apply_users(self, changed: Mapping[str, User | None], changes: list[Change]) -> None:
+        for user_id, user in changed.items():
+            before = self._users.get(user_id)
+            if user is None:
+                self._users.pop(user_id, None)
+                for token_id in sorted(self._tokens_of.get(user_id, ())):
+                    self._drop_token(token_id)
+                    changes.append(TokenRevoked(token_id))
+            else:
+                self._users[user_id] = user
+                for token_id in self._tokens_of.get(user_id, ()):
+                    self._identities.pop(token_id, None)
+            if before is not None and (
+                user is None
+                or (before.name, before.enabled, before.groups, before.uid)
+                != (user.name, user.enabled, user.groups, user.uid)
+            ):
+                changes.append(UserChanged(user_id))
+
+    def _apply_clusters(self, changed: Mapping[str, Cluster | None], changes: list[Change]) -> None:
+        for cluster_id, cluster in changed.items():
+            before = self._clusters.get(cluster_id)
+            if before is not None:
+                self._ids.pop(before.name, None)
+            if cluster is not None:
+                self._clusters[cluster_id] = cluster
+                self._ids[cluster.name] = cluster_id
+                if before is not None and before.public_key is not None and before.public_key != cluster.public_key:
+                    changes.append(AgentKeyChanged(cluster_id))
+            elif before is not None:
+                del self._clusters[cluster_id]
+                self._members.pop(cluster_id, None)
+                for token in [t for t in self._tokens.values() if t.cluster_id == cluster_id]:
+                    self._drop_token(token.id)
+                    changes.append(TokenRevoked(token.id))
+                changes.append(ClusterRemoved(cluster_id))
+
+
+def _view(cluster: Cluster) -> ClusterView:
+    return ClusterView(
+        id=cluster.id,
+        name=cluster.name,
+        state=cluster.state,
+        last_seen_at=cluster.last_seen_at,
+        lost_reason=cluster.state_reason if cluster.state == "disconnected" else "",
+        refused_reason=cluster.state_reason if cluster.state == "refused" else "",
+        ever_connected=cluster.connected_at is not None,
+    )

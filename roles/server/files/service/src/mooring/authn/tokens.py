@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The form of our opaque tokens: ``mrg_<id>_<secret>`` for users, ``mrj_<id>_<secret>`` for joining a cluster.
+
+The id finds the row, the secret (256 random bits) proves possession, and only its SHA-256 is kept. A fast hash is right
+here: there is nothing to guess in 256 random bits. This module must not know where tokens are stored.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Literal
+
+from mooring.lib.ids import new_id
+from mooring.lib.secrets import Secret
+
+Kind = Literal["mrg", "mrj"]
+
+_FORM = re.compile(r"(mrg|mrj)_((?:t|j)-[a-z2-7]{12})_([a-z2-7]{52})", re.ASCII)
+_ID_PREFIX: dict[Kind, str] = {"mrg": "t", "mrj": "j"}
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token just made. ``text`` is shown to its owner once; ``hash`` is what is stored."""
+
+    id: str
+    text: Secret
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedToken:
+    """A token as presented, split, with its secret already hashed."""
+
+    id: str
+    hash: bytes
+
+
+def new_token(kind: Kind) -> NewToken:
+    """Make a token with a fresh id and 256 random bits."""
+    token_id = new_id(_ID_PREFIX[kind])
+    secret = base64.b32encode(secrets.token_bytes(32)).decode().rstrip("=").lower()
+    return NewToken(token_id, Secret(f"{kind}_{token_id}_{secret}"), _hash(secret))
+
+
+def parse(text: str, kind: Kind) -> ParsedToken | None:
+    """Split a presented token; None if it does not have the form of ``kind``."""
+    match = _FORM.fullmatch(text)
+    if match is None or match[1] != kind:
+        return None
+    return ParsedToken(match[2], _hash(match[3]))
+
+
+def same(stored: bytes, presented: bytes) -> bool:
+    """Compare two hashes in constant time."""
+    return hmac.compare_digest(stored, presented)
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

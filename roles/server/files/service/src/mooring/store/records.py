@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the store gives and takes: plain values, without any trace of SQL.
+
+Times are Unix seconds (UTC). A record never carries a password hash: those are asked for by name, as a Secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+ClusterState = Literal["pending", "connected", "disconnected", "refused"]
+CLUSTER_STATES: tuple[ClusterState, ...] = ("pending", "connected", "disconnected", "refused")
+
+ADMIN_GROUP_ID = "g-adminsadmins"
+"""The id of the built-in group ``admins``; the first migration makes it."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list. ``next`` is the sort key to go on after, or None at the end; ``total`` counts all pages."""
+
+    items: list[T]
+    next: tuple[str, ...] | None
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One observed fact of a cluster, in the manner of Kubernetes conditions."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+    last_transition_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A downstream cluster: what a person wrote (name, description, labels) and what was seen of it (the rest).
+
+    ``version`` counts what people wrote only, so that an agent's report never makes a person's edit fail.
+    ``public_key`` is the raw Ed25519 key of the agent (32 bytes); None means that nobody registered yet.
+    """
+
+    id: str
+    name: str
+    description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_at: float
+    updated_at: float
+    version: int = 1
+    state: ClusterState = "pending"
+    state_reason: str = ""
+    conditions: tuple[Condition, ...] = ()
+    last_seen_at: float | None = None
+    connected_at: float | None = None
+    registered_at: float | None = None
+    kubernetes_version: str = ""
+    node_count: int | None = None
+    nodes_ready: int | None = None
+    api_server_healthy: bool | None = None
+    agent_version: str = ""
+    cluster_uid: str | None = None
+    public_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    """What is seen of a cluster, written as a whole by its controller and by nobody else."""
+
+    state: ClusterState
+    state_reason: str
+    conditions: tuple[Condition, ...]
+    last_seen_at: float | None
+    connected_at: float | None
+    kubernetes_version: str
+    node_count: int | None
+    nodes_ready: int | None
+    api_server_healthy: bool | None
+    agent_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinToken:
+    """A one-time token with which an agent registers. ``used_public_key`` is the key that it was spent on."""
+
+    id: str
+    cluster_id: str
+    hash: bytes
+    created_at: float
+    expires_at: float
+    used_at: float | None = None
+    used_public_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A local user. ``groups`` are (id, name) pairs in the order of their names."""
+
+    id: str
+    name: str
+    uid: str
+    display_name: str = ""
+    enabled: bool = True
+    groups: tuple[tuple[str, str], ...] = ()
+    created_at: float
+    updated_at: float
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A group of users. ``members`` are (id, name) pairs in the order of their names."""
+
+    id: str
+    name: str
+    description: str = ""
+    builtin: bool = False
+    members: tuple[tuple[str, str], ...] = ()
+    created_at: float
+    updated_at: float
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """An API token, without its secret: ``hash`` is SHA-256 of it. ``cluster_id`` limits it to that cluster's proxy."""
+
+    id: str
+    hash: bytes
+    user_id: str
+    user_name: str
+    description: str = ""
+    cluster_id: str | None = None
+    cluster_name: str | None = None
+    created_at: float
+    expires_at: float | None
+    last_used_at: float | None = None
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """A user or a group (exactly one of them) may enter a cluster."""
+
+    id: str
+    cluster_id: str
+    cluster_name: str
+    user_id: str | None = None
+    user_name: str | None = None
+    group_id: str | None = None
+    group_name: str | None = None
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Who may enter one cluster: user id or group id -> membership id."""
+
+    users: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one transaction changed, read back before its commit. None means that the thing is gone."""
+
+    clusters: Mapping[str, Cluster | None] = field(default_factory=dict)
+    users: Mapping[str, User | None] = field(default_factory=dict)
+    tokens: Mapping[str, Token | None] = field(default_factory=dict)
+    members: Mapping[str, Members] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the in-memory index needs at start. Tokens that are revoked or expired are left out."""
+
+    clusters: list[Cluster]
+    users: list[User]
+    tokens: list[Token]
+    members: Mapping[str, Members]
