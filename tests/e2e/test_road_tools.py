@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools that people use, each through the server and none told that there is one: helm, the Python client, Ansible."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client, config, watch
+from kubernetes.stream import stream
+from support.road import BIN, Done, run
+from testbed import binaries
+
+from .conftest import Road
+
+CHART = {
+    "Chart.yaml": "apiVersion: v2\nname: boat\nversion: 0.1.0\n",
+    "values.yaml": "sails: 1\n",
+    "templates/configmap.yaml": (
+        'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: "{{ .Release.Name }}"}\n'
+        'data: {sails: "{{ .Values.sails }}", revision: "{{ .Release.Revision }}"}\n'
+    ),
+    "templates/deployment.yaml": """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: "{{ .Release.Name }}"}
+spec:
+  replicas: {{ .Values.sails }}
+  selector: {matchLabels: {app: "{{ .Release.Name }}"}}
+  template:
+    metadata: {labels: {app: "{{ .Release.Name }}"}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: c, image: "{{ .Values.image }}", imagePullPolicy: Never, command: [sleep, "100000"]}]
+""",
+}
+
+
+@pytest.fixture
+def chart(tmp_path: Path) -> Path:
+    folder = tmp_path / "boat"
+    for name, text in CHART.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_helm_installs_upgrades_rolls_back_and_uninstalls(road: Road, chart: Path) -> None:
+    helm_binary = binaries.ensure("helm") / "helm"
+
+    def helm(*words: str) -> Done:
+        return run([helm_binary, "--kubeconfig", road.bob.kubeconfig, "-n", "bobs", *words])
+
+    def sails() -> str:
+        return str(road.direct.json("-n", "bobs", "get", "configmap", "sloop")["data"]["sails"])
+
+    image = ("--set", f"image={road.image}", "--wait", "--timeout", "60s")
+    helm("install", "sloop", str(chart), *image)
+    assert sails() == "1"
+    helm("upgrade", "sloop", str(chart), *image, "--set", "sails=2")
+    assert sails() == "2"
+    helm("rollback", "sloop", "1", "--wait", "--timeout", "60s")
+    assert sails() == "1"
+    history = json.loads(helm("history", "sloop", "-o", "json").stdout)
+    assert [entry["revision"] for entry in history] == [1, 2, 3]
+    helm("uninstall", "sloop", "--wait")
+    assert "sloop" not in road.direct("-n", "bobs", "get", "configmaps", "-o", "name")
+
+
+@pytest.fixture
+def api(road: Road) -> Any:
+    """A Python client as Bob."""
+    return config.new_client_from_config(str(road.bob.kubeconfig))
+
+
+def test_the_python_client_reads_writes_watches_and_executes(road: Road, pod: str, api: Any) -> None:
+    core = client.CoreV1Api(api)
+    name = f"python-{os.getpid()}"
+    core.create_namespaced_config_map("bobs", {"metadata": {"name": name}, "data": {"a": "1"}})
+    core.patch_namespaced_config_map(name, "bobs", {"data": {"b": "2"}})
+    assert core.read_namespaced_config_map(name, "bobs").data == {"a": "1", "b": "2"}
+    events = watch.Watch().stream(core.list_namespaced_config_map, "bobs", timeout_seconds=10)
+    assert any(event["object"].metadata.name == name for event in events)
+    out = stream(
+        core.connect_get_namespaced_pod_exec, pod, "bobs", container="main", command=["echo", "ahoy"],
+        stdout=True, stderr=True, stdin=False, tty=False,
+    )  # fmt: skip
+    assert out == "ahoy\n"
+    core.delete_namespaced_config_map(name, "bobs")
+    with pytest.raises(client.ApiException) as refused:
+        client.CoreV1Api(api).list_namespaced_secret("kube-system")
+    assert refused.value.status == 403
+
+
+PLAYBOOK = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  module_defaults:
+    group/kubernetes.core.k8s:
+      kubeconfig: "{{ kubeconfig }}"
+      namespace: bobs
+  tasks:
+    - kubernetes.core.k8s:
+        definition: {apiVersion: v1, kind: ConfigMap, metadata: {name: ansible}, data: {colour: blue}}
+      register: made
+    - kubernetes.core.k8s:
+        definition: {apiVersion: v1, kind: ConfigMap, metadata: {name: ansible}, data: {colour: blue}}
+      register: again
+    - kubernetes.core.k8s_info: {kind: ConfigMap, api_version: v1, name: ansible}
+      register: info
+    - kubernetes.core.k8s_exec: {pod: "{{ pod }}", container: main, command: echo ahoy}
+      register: executed
+    - kubernetes.core.k8s_log: {name: "{{ pod }}", container: talker, tail_lines: 2}
+      register: log
+    - kubernetes.core.k8s_cp: {pod: "{{ pod }}", container: main, remote_path: /tmp/ansible.txt, local_path: "{{ file }}"}
+    - kubernetes.core.k8s_cp: {pod: "{{ pod }}", container: main, remote_path: /tmp/ansible.txt, local_path: "{{ file }}.back",
+                               state: from_pod}
+    - kubernetes.core.k8s: {kind: ConfigMap, api_version: v1, name: ansible, state: absent}
+    - ansible.builtin.assert:
+        that:
+          - made is changed
+          - again is not changed
+          - info.resources[0].data.colour == 'blue'
+          - executed.stdout == 'ahoy\\n' or executed.stdout == 'ahoy'
+          - log.log_lines | select('match', 'line [0-9]+') | length >= 2
+"""
+
+
+def test_kubernetes_core_modules_in_a_playbook(road: Road, pod: str, tmp_path: Path) -> None:
+    book, file = tmp_path / "play.yml", tmp_path / "file.txt"
+    book.write_text(PLAYBOOK)
+    file.write_text("from the pier\n" * 1000)
+    variables = yaml.safe_dump({"kubeconfig": str(road.bob.kubeconfig), "pod": pod, "file": str(file)})
+    (tmp_path / "vars.yml").write_text(variables)
+    done = run(
+        [BIN / "ansible-playbook", "-i", "localhost,", "-e", f"@{tmp_path / 'vars.yml'}",
+         "-e", f"ansible_python_interpreter={BIN / 'python'}", book],
+        timeout=180, check=False, cwd=tmp_path, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "PATH": road.bob.env()["PATH"]},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    assert Path(f"{file}.back").read_text() == file.read_text()
