@@ -33,11 +33,15 @@ _RBAC: Final = "rbac.authorization.k8s.io"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestOptions:
-    """What goes into a manifest. `workload` is `none` when the agent runs outside of the cluster as a process."""
+    """What goes into a manifest.
+
+    `workload` is `none` when the agent runs outside of the cluster as a process. Without a `join_token` the join Secret is
+    left out: an agent that has registered needs none, and the rest can be applied again and again without a change.
+    """
 
     server_url: str
     ca_pem: str
-    join_token: Secret
+    join_token: Secret | None
     cluster_name: str
     identity_prefix: str = "mooring:"
     namespace: str = DEFAULT_NAMESPACE
@@ -54,7 +58,7 @@ def render(options: ManifestOptions) -> list[Manifest]:
         _namespace(options),
         _service_account(options, AGENT, "Runs the agent."),
         _service_account(options, IMPERSONATOR, "Runs what comes from the server; it may impersonate only."),
-        _join_secret(options),
+        *([_join_secret(options, options.join_token)] if options.join_token is not None else []),
         *_agent_rules(options),
         *_impersonator_rules(options),
     ]
@@ -67,7 +71,9 @@ def render(options: ManifestOptions) -> list[Manifest]:
 
 def to_yaml(objects: list[Manifest]) -> str:
     """The objects as one YAML stream for `kubectl apply -f -`."""
-    head = "# The Mooring agent. It holds a one-time join token: keep it to yourself until it is applied.\n"
+    head = "# The Mooring agent.\n"
+    if any(item["kind"] == "Secret" for item in objects):
+        head = "# The Mooring agent. It holds a one-time join token: keep it to yourself until it is applied.\n"
     return head + yaml.safe_dump_all(objects, explicit_start=True, sort_keys=False, width=120)
 
 
@@ -103,11 +109,11 @@ def _service_account(options: ManifestOptions, name: str, about: str) -> Manifes
     }
 
 
-def _join_secret(options: ManifestOptions) -> Manifest:
+def _join_secret(options: ManifestOptions, token: Secret) -> Manifest:
     values = {
         "server_url": options.server_url,
         "ca.crt": options.ca_pem,
-        "join_token": options.join_token.reveal(),
+        "join_token": token.reveal(),
         "cluster_name": options.cluster_name,
     }
     return {
