@@ -120,7 +120,8 @@ def server() -> None:
         (LOG / "login-token.log").unlink()  # it holds the token
         write_private(
             DEMO / "admin.env",
-            f"export MOORING_URL={url}\nexport MOORING_TOKEN={token}\nexport MOORING_CA_FILE={SERVER / 'tls' / 'ca.crt'}\n",
+            f"export MOORING_URL={url}\nexport MOORING_TOKEN={token}\n"
+            f"export MOORING_CA_FILE={SERVER / 'tls' / 'ca.crt'}\n",
         )
         print("   .demo/admin.env holds MOORING_URL, MOORING_TOKEN and MOORING_CA_FILE")
 
@@ -138,7 +139,7 @@ def fetch(url: str) -> bytes:
         return b""
 
 
-def playbook(name: str, log: str, **variables: object) -> list[str]:
+def playbook(name: str, **variables: object) -> list[str]:
     words = [str(BIN / "ansible-playbook"), name]
     for key, value in variables.items():
         words += ["-e", f"{key}={value}"]
@@ -166,8 +167,8 @@ def import_cluster(kubeconfig: Path, kubectl: Path) -> None:
     log = LOG / "import.log"
     with step("Import the cluster with ansible-playbook mooring.fleet.import_cluster"):
         words = playbook(
-            "mooring.fleet.import_cluster", "import", mooring_cluster_name=CLUSTER, mooring_cluster_kubeconfig=kubeconfig,
-            mooring_agent_workload="none",
+            "mooring.fleet.import_cluster",
+            mooring_cluster_name=CLUSTER, mooring_cluster_kubeconfig=kubeconfig, mooring_agent_workload="none",
         )  # fmt: skip
         with log.open("a") as output, subprocess.Popen(
             words, cwd=ROOT, env={**os.environ, **ansible_environment()}, stdout=output, stderr=output,
@@ -218,7 +219,6 @@ def bob(kubectl: Path) -> None:
         run([BIN / "mooring", "kubeconfig", "-o", DEMO / "admin.kubeconfig"], "kubeconfig", env=environment())
         words = playbook(
             "demo/bob.yml",
-            "bob",
             demo_admin_kubeconfig=DEMO / "admin.kubeconfig",
             demo_bob_password_file=password("bob"),
         )
@@ -294,7 +294,7 @@ def remove_from(kubeconfig: Path) -> None:
     """Take our objects out of a cluster that is the user's own."""
     try:
         run(
-            playbook("mooring.fleet.remove_cluster", "remove", mooring_cluster_name=CLUSTER,
+            playbook("mooring.fleet.remove_cluster", mooring_cluster_name=CLUSTER,
                      mooring_cluster_kubeconfig=kubeconfig),
             "remove", env=ansible_environment(),
         )  # fmt: skip

@@ -105,7 +105,7 @@ def save(state: dict[str, dict[str, int]]) -> None:
 
 
 def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot (proc(5)), or 0: tells a pid from a later process with the same."""
+    """When a process started, in clock ticks since boot (proc(5)), or 0: tells it from a later one with its pid."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

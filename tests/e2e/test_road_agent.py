@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent in its pod: how it joined, what it may do, what it reports, and what becomes of the road when it is gone."""
+"""The agent in its pod: how it joined, what it may do, what it reports, and the road without it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_the_pod_of_the_agent_is_locked_down(road: Road) -> None:
 
 def can(road: Road, account: str, *words: str) -> bool:
     done = road.direct.run(
-        "auth", "can-i", *words, f"--as=system:serviceaccount:{NAMESPACE}:{account}", "--as-group=system:serviceaccounts",
-        "--as-group=system:authenticated", check=False,
+        "auth", "can-i", *words, f"--as=system:serviceaccount:{NAMESPACE}:{account}",
+        "--as-group=system:serviceaccounts", "--as-group=system:authenticated", check=False,
     )  # fmt: skip
     return done.stdout.strip() == "yes"
 

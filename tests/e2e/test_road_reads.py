@@ -95,7 +95,7 @@ def test_warnings_of_the_cluster_arrive(road: Road, namespace: str) -> None:
     manifest = json.dumps(
         {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "warned", "namespace": namespace},
-            "spec": {"containers": [{"name": "a", "image": "x", "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}]},
+            "spec": {"containers": [{"name": "a", "image": "x", "env": [{"name": "A", "value": v} for v in "12"]}]},
         }
     )  # fmt: skip
     through = road.admin.run("create", "--dry-run=server", "-f", "-", stdin=manifest)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that people use, each through the server and none told that there is one: helm, the Python client, Ansible."""
+"""The tools that people use, through the server and none told that there is one: helm, the Python client, Ansible."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ PLAYBOOK = """
       register: executed
     - kubernetes.core.k8s_log: {name: "{{ pod }}", container: talker, tail_lines: 2}
       register: log
-    - kubernetes.core.k8s_cp: {pod: "{{ pod }}", container: main, remote_path: /tmp/ansible.txt, local_path: "{{ file }}"}
-    - kubernetes.core.k8s_cp: {pod: "{{ pod }}", container: main, remote_path: /tmp/ansible.txt, local_path: "{{ file }}.back",
-                               state: from_pod}
+    - kubernetes.core.k8s_cp: {pod: "{{ pod }}", container: main, remote_path: /tmp/a.txt, local_path: "{{ file }}"}
+    - kubernetes.core.k8s_cp:
+        {pod: "{{ pod }}", container: main, remote_path: /tmp/a.txt, local_path: "{{ file }}.back", state: from_pod}
     - kubernetes.core.k8s: {kind: ConfigMap, api_version: v1, name: ansible, state: absent}
     - ansible.builtin.assert:
         that:
@@ -141,7 +141,8 @@ def test_kubernetes_core_modules_in_a_playbook(road: Road, pod: str, tmp_path: P
     done = run(
         [BIN / "ansible-playbook", "-i", "localhost,", "-e", f"@{tmp_path / 'vars.yml'}",
          "-e", f"ansible_python_interpreter={BIN / 'python'}", book],
-        timeout=180, check=False, cwd=tmp_path, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "PATH": road.bob.env()["PATH"]},
+        timeout=180, check=False, cwd=tmp_path,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "PATH": road.bob.env()["PATH"]},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     assert Path(f"{file}.back").read_text() == file.read_text()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole road as tests use it: a real server process, a cluster that joined it, and users with kubeconfigs.
 
-It drives the product as people do (the `mooring` command, kubectl) and reads nothing of the server's insides, except its
-audit log, which is a thing that people read too.
+It drives the product as people do (the `mooring` command, kubectl) and reads nothing of the server's insides, except
+its audit log, which is a thing that people read too.
 """
 
 from __future__ import annotations
