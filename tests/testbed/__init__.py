@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Kubernetes, and machines to run roles on, for tests and the demo. See README.md beside this file."""
+
+from __future__ import annotations
+
+from testbed.controlplane import ControlPlane
+from testbed.errors import TestbedError
+from testbed.state import Run, sweep
+
+__all__ = ["ControlPlane", "Run", "TestbedError", "sweep"]

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `python -m testbed up|down|status|build|sweep`. README.md beside this file says how to use it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from testbed import binaries
+from testbed.controlplane import ControlPlane
+from testbed.errors import TestbedError
+from testbed.state import Run, root, runs, sweep
+
+
+def main() -> int:
+    """Run one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m testbed", description="A real Kubernetes on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="start a cluster that stays until `down`; does nothing if it is up and healthy")
+    up.add_argument("--name", default="testbed")
+    up.add_argument("--nodes", type=int, default=0, help="real nodes (root)")
+    up.add_argument("--controllers", action="store_true", help="controller manager and scheduler without nodes")
+    up.add_argument("--machines", type=int, default=0, help="Debian hosts with systemd and sshd (root)")
+    up.add_argument("--audit", action="store_true", help="keep the API server's audit log")
+    up.add_argument("--dir", type=Path, help="folder for kubeconfig, keys, logs and data (new or empty)")
+    down = commands.add_parser("down", help="remove it and every trace")
+    down.add_argument("--name", default="testbed")
+    status = commands.add_parser("status", help="what there is, as JSON")
+    status.add_argument("--name", help="only this one; exit code 1 unless it is healthy")
+    build = commands.add_parser("build", help="build programs, or all of them")
+    build.add_argument("groups", nargs="*", metavar="group", help=f"{', '.join(binaries.GROUPS)}, or a program")
+    swept = commands.add_parser("sweep", help="remove what killed runs left")
+    swept.add_argument("--all", action="store_true", help="also clusters started by `up`")
+    arguments = parser.parse_args()
+    try:
+        return int(globals()[f"_{arguments.command}"](arguments))
+    except TestbedError as error:
+        print(f"testbed: {error}", file=sys.stderr)
+        return 1
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    found = _find(arguments.name)
+    if found is not None:
+        facts = _facts(found)
+        if _healthy(found, facts) and _as_wanted(facts, arguments):
+            print(json.dumps(facts, indent=1))
+            return 0
+        binaries.say(f"[testbed] {arguments.name} is not whole or not what was asked for: made anew")
+        found.teardown()
+    begin = time.monotonic()
+    run = Run.create(arguments.name, detached=True, work=arguments.dir)
+    try:
+        cluster = ControlPlane(
+            arguments.name,
+            nodes=arguments.nodes,
+            controllers=arguments.controllers,
+            audit=arguments.audit,
+            run=run,
+        ).up()
+        facts = {**cluster.facts(), "wanted": _wanted(arguments)}
+        (run.folder / "facts.json").write_text(json.dumps(facts))
+    except BaseException:
+        run.teardown()
+        raise
+    binaries.say(f"[testbed] {arguments.name} up in {time.monotonic() - begin:.1f} s")
+    print(json.dumps(facts, indent=1))
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    found = _find(arguments.name)
+    if found is None:
+        binaries.say(f"[testbed] there is no {arguments.name}")
+    else:
+        found.teardown()
+    sweep()
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    report = []
+    for run in runs():
+        if arguments.name in (None, run.id):
+            facts = _facts(run)
+            report.append({"id": run.id, "dead": run.dead(), "healthy": _healthy(run, facts), **facts})
+    print(json.dumps(report, indent=1))
+    return 0 if arguments.name is None or any(entry["healthy"] for entry in report) else 1
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    print(binaries.ensure(*(arguments.groups or binaries.GROUPS)))
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    for ident in sweep(everything=arguments.all):
+        print(f"removed {ident}")
+    return 0
+
+
+def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "nodes": arguments.nodes,
+        "controllers": arguments.controllers,
+        "machines": arguments.machines,
+        "audit": arguments.audit,
+    }
+
+
+def _as_wanted(facts: dict[str, Any], arguments: argparse.Namespace) -> bool:
+    same_place = arguments.dir is None or facts.get("dir", "").startswith(str(arguments.dir.absolute()))
+    return same_place and facts.get("wanted") == _wanted(arguments)
+
+
+def _find(name: str) -> Run | None:
+    folder = root() / "runs" / name
+    return Run(folder) if (folder / "owner.json").exists() else None
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((run.folder / "facts.json").read_text())
+    except OSError:
+        return {}
+    return facts
+
+
+def _healthy(run: Run, facts: dict[str, Any]) -> bool:
+    return bool(facts) and not run.dead() and all(process.alive() for process in run.processes())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pytest fixtures of the test bed: a plugin that tests/conftest.py loads.
+
+All are made once per session, at first use, in one register that is removed at the end; if the session is killed, the
+next one removes it. A test that stops or breaks a cluster takes one of its own: `with ControlPlane() as cluster`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from subprocess import CompletedProcess
+from typing import Protocol
+
+import pytest
+
+from testbed.controlplane import ControlPlane
+from testbed.state import Run
+
+
+class Kubectl(Protocol):
+    """`ControlPlane.kubectl` as a fixture."""
+
+    def __call__(self, *args: str, check: bool = True, input: str | None = None) -> CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session")
+def testbed_run() -> Iterator[Run]:
+    """The register of this session."""
+    run = Run.create()
+    yield run
+    run.teardown()
+
+
+@pytest.fixture(scope="session")
+def control_plane(testbed_run: Run) -> ControlPlane:
+    """etcd and kube-apiserver, with the audit log; no controllers, no nodes."""
+    return ControlPlane("api", audit=True, run=testbed_run).up()
+
+
+@pytest.fixture(scope="session")
+def kubectl(control_plane: ControlPlane) -> Kubectl:
+    """kubectl as the administrator of `control_plane`."""
+    return control_plane.kubectl
+
+
+@pytest.fixture(scope="session")
+def cluster_with_nodes(testbed_run: Run) -> ControlPlane:
+    """A whole cluster with two real nodes that hold the images of `testbed.images`."""
+    return ControlPlane("nodes", nodes=2, audit=True, run=testbed_run).up()
