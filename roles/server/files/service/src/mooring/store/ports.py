@@ -62,7 +62,7 @@ class Clusters(Protocol):
 
     async def by_uid(self, cluster_uid: str) -> Cluster | None: ...
 
-    async def list(
+    async def page(
         self,
         paging: Paging,
         *,
@@ -116,7 +116,7 @@ class JoinTokens(Protocol):
 class Users(Protocol):
     async def get(self, ref: str) -> User | None: ...
 
-    async def list(
+    async def page(
         self, paging: Paging, *, name: str | None = None, enabled: bool | None = None, group: str | None = None
     ) -> Page[User]: ...
 
@@ -140,7 +140,7 @@ class Users(Protocol):
 class Groups(Protocol):
     async def get(self, ref: str) -> Group | None: ...
 
-    async def list(self, paging: Paging, *, name: str | None = None, member: str | None = None) -> Page[Group]: ...
+    async def page(self, paging: Paging, *, name: str | None = None, member: str | None = None) -> Page[Group]: ...
 
     async def add(self, group: Group) -> Group:
         """`group.members` is ignored. Raises Taken."""
@@ -162,7 +162,7 @@ class Groups(Protocol):
 class Tokens(Protocol):
     async def get(self, token_id: str) -> Token | None: ...
 
-    async def list(
+    async def page(
         self,
         paging: Paging,
         *,
@@ -189,7 +189,7 @@ class Tokens(Protocol):
 class Memberships(Protocol):
     async def get(self, membership_id: str) -> Membership | None: ...
 
-    async def list(
+    async def page(
         self, paging: Paging, *, cluster: str | None = None, user: str | None = None, group: str | None = None
     ) -> Page[Membership]: ...
 

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables, as the newest migration leaves them (a test compares the two).
+
+Columns hold what both databases store alike: text, whole numbers, doubles (times in Unix seconds) and bytes. Rows never
+leave this package; the repositories turn them into records.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, LargeBinary, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# Byte order, as SQLite has it: names then sort alike everywhere, whatever the locale of the PostgreSQL server.
+SORTED = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {float: Double, str: Text, bytes: LargeBinary}  # noqa: RUF012 - SQLAlchemy's name and form
+
+
+def _in_cluster(*, primary: bool = False) -> Mapped[str]:
+    return mapped_column(ForeignKey("clusters.id", ondelete="CASCADE"), primary_key=primary, index=not primary)
+
+
+class SettingRow(Base):
+    __tablename__ = "settings"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class ClusterRow(Base):
+    __tablename__ = "clusters"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(SORTED, unique=True)
+    description: Mapped[str]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    version: Mapped[int]
+    state: Mapped[str]
+    state_reason: Mapped[str]
+    conditions: Mapped[str]  # JSON list of conditions
+    last_seen_at: Mapped[float | None]
+    connected_at: Mapped[float | None]
+    registered_at: Mapped[float | None]
+    kubernetes_version: Mapped[str]
+    node_count: Mapped[int | None]
+    nodes_ready: Mapped[int | None]
+    api_server_healthy: Mapped[bool | None]
+    agent_version: Mapped[str]
+    cluster_uid: Mapped[str | None] = mapped_column(unique=True)
+    public_key: Mapped[bytes | None]
+
+
+class LabelRow(Base):
+    """A label of a cluster; a table of its own so that both databases can select by it."""
+
+    __tablename__ = "cluster_labels"
+    __table_args__ = (Index("ix_cluster_labels_key_value", "key", "value"),)
+
+    cluster_id: Mapped[str] = _in_cluster(primary=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class JoinTokenRow(Base):
+    __tablename__ = "join_tokens"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cluster_id: Mapped[str] = _in_cluster()
+    hash: Mapped[bytes]
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    used_at: Mapped[float | None]
+    used_public_key: Mapped[bytes | None]
+
+
+class UserRow(Base):
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(SORTED, unique=True)
+    uid: Mapped[str] = mapped_column(unique=True)
+    display_name: Mapped[str]
+    enabled: Mapped[bool]
+    password_hash: Mapped[str | None]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    version: Mapped[int]
+
+
+class GroupRow(Base):
+    __tablename__ = "groups"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(SORTED, unique=True)
+    description: Mapped[str]
+    builtin: Mapped[bool]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    version: Mapped[int]
+
+
+class GroupMemberRow(Base):
+    __tablename__ = "group_members"
+
+    group_id: Mapped[str] = mapped_column(ForeignKey("groups.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class TokenRow(Base):
+    __tablename__ = "tokens"
+    __table_args__ = (Index("ix_tokens_created_at_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    hash: Mapped[bytes]
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    description: Mapped[str]
+    cluster_id: Mapped[str | None] = mapped_column(ForeignKey("clusters.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+
+
+class MembershipRow(Base):
+    __tablename__ = "memberships"
+    __table_args__ = (
+        CheckConstraint("(user_id IS NULL) <> (group_id IS NULL)", name="ck_memberships_one_subject"),
+        # NULLs are distinct in both databases, so each of the two counts only where its column is set.
+        Index("uq_memberships_cluster_user", "cluster_id", "user_id", unique=True),
+        Index("uq_memberships_cluster_group", "cluster_id", "group_id", unique=True),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cluster_id: Mapped[str] = mapped_column(ForeignKey("clusters.id", ondelete="CASCADE"))
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    group_id: Mapped[str | None] = mapped_column(ForeignKey("groups.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[float]
