@@ -29,8 +29,9 @@ def main() -> int:
     up.add_argument("--dir", type=Path, help="folder for kubeconfig, keys, logs and data (new or empty)")
     down = commands.add_parser("down", help="remove it and every trace")
     down.add_argument("--name", default="testbed")
+    down.add_argument("--dir", type=Path, help="refuse if its folder is another one")
     status = commands.add_parser("status", help="what there is, as JSON")
-    status.add_argument("--name", help="only this one; exit code 1 unless it is healthy")
+    status.add_argument("--name", help="only this one; the exit code is 1 unless it is healthy")
     build = commands.add_parser("build", help="build programs, or all of them")
     build.add_argument("groups", nargs="*", metavar="group", help=f"{', '.join(binaries.GROUPS)}, or a program")
     swept = commands.add_parser("sweep", help="remove what killed runs left")
@@ -61,6 +62,7 @@ def _up(arguments: argparse.Namespace) -> int:
             controllers=arguments.controllers,
             audit=arguments.audit,
             run=run,
+            folder=run.work,
         ).up()
         facts = {**cluster.facts(), "wanted": _wanted(arguments)}
         (run.folder / "facts.json").write_text(json.dumps(facts))
@@ -77,6 +79,8 @@ def _down(arguments: argparse.Namespace) -> int:
     if found is None:
         binaries.say(f"[testbed] there is no {arguments.name}")
     else:
+        if arguments.dir is not None and arguments.dir.absolute() != found.work:
+            raise TestbedError(f"{arguments.name} is in {found.work}, not in {arguments.dir}")
         found.teardown()
     sweep()
     return 0
@@ -113,7 +117,7 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _as_wanted(facts: dict[str, Any], arguments: argparse.Namespace) -> bool:
-    same_place = arguments.dir is None or facts.get("dir", "").startswith(str(arguments.dir.absolute()))
+    same_place = arguments.dir is None or facts.get("dir") == str(arguments.dir.absolute())
     return same_place and facts.get("wanted") == _wanted(arguments)
 
 

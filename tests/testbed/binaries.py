@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.errors import TestbedError
+from testbed.errors import BuildError, TestbedError
 
 MODULES = Path(__file__).parent / "modules"
 KUBERNETES_VERSION = "v1.36.3"
@@ -138,7 +138,7 @@ def expand(names: tuple[str, ...]) -> list[str]:
 def ensure(*names: str) -> Path:
     """Build what is missing of the named programs (or groups) and return the one folder that holds them all.
 
-    Raises TestbedError if Go is missing or a build fails; its message ends with what Go said.
+    Raises BuildError if Go is missing or a build fails; its message ends with what Go said.
     """
     wanted = expand(names or ("api",))
     assets = assets_folder()
@@ -174,7 +174,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _build(name: str, folder: Path, place: str) -> None:
     go = shutil.which("go") or ("/usr/local/go/bin/go" if Path("/usr/local/go/bin/go").exists() else None)
     if go is None:
-        raise TestbedError(
+        raise BuildError(
             f"{name} has to be built and there is no `go`: install Go 1.26 or newer, "
             "or name a folder with etcd, kube-apiserver and kubectl in KUBEBUILDER_ASSETS"
         )
@@ -215,7 +215,7 @@ def _build(name: str, folder: Path, place: str) -> None:
                     break
                 except subprocess.TimeoutExpired:
                     if elapsed > BUILD_DEADLINE:
-                        raise TestbedError(f"{name} was not built within {BUILD_DEADLINE:.0f} s; see {log}") from None
+                        raise BuildError(f"{name} was not built within {BUILD_DEADLINE:.0f} s; see {log}") from None
                     say(f"[build] {name} … {place}, {elapsed + HEARTBEAT:.0f} s")
         finally:
             if process.poll() is None:
@@ -224,6 +224,6 @@ def _build(name: str, folder: Path, place: str) -> None:
             if process.returncode != 0:
                 scratch.unlink(missing_ok=True)
     if code != 0:
-        raise TestbedError(f"go build of {name} failed ({log}):\n{log.read_text()[-2000:]}")
+        raise BuildError(f"go build of {name} failed ({log}):\n{log.read_text()[-2000:]}")
     scratch.replace(folder / name)
     say(f"[build] {name} built in {time.monotonic() - started:.0f} s")

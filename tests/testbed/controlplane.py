@@ -59,7 +59,7 @@ AUDIT_POLICY: dict[str, Any] = {
 
 
 def free_port(address: str = LOOPBACK) -> int:
-    """A TCP port that nobody listens on now. Somebody else may take it first: whoever binds it must be ready for that."""
+    """A TCP port that nobody listens on now. Somebody else may take it first: its user must be ready for that."""
     with socket.socket() as probe:
         probe.bind((address, 0))
         port: int = probe.getsockname()[1]
@@ -69,13 +69,14 @@ def free_port(address: str = LOOPBACK) -> int:
 class ControlPlane:
     """One cluster. Use it as a context manager, or call `up` and `down`.
 
-    name         of the cluster, its kubeconfig context, and of the run when `detached`
+    name         of the cluster, its kubeconfig context
     controllers  also kube-controller-manager and kube-scheduler (implied by nodes)
     nodes        how many real nodes (needs root)
     address      where the API server listens instead of on loopback, e.g. `Machines.host`; not with nodes
     audit        keep the API server's audit log for `audit_events`
     api_args     more arguments of kube-apiserver
     run          the register to use; without it the control plane makes and removes its own
+    folder       for its files, instead of one in the run's
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class ControlPlane:
         audit: bool = False,
         api_args: Sequence[str] = (),
         run: Run | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         self.controllers = controllers or nodes > 0
@@ -100,6 +102,7 @@ class ControlPlane:
         self._given_address = address
         self._api_args = list(api_args)
         self._run = run
+        self._folder = folder
         self._own_run = run is None
         self._processes: dict[str, Process] = {}
 
@@ -114,13 +117,13 @@ class ControlPlane:
 
     @property
     def dir(self) -> Path:
-        """Its folder: pki/, logs/, etcd/, kubeconfig."""
-        return self.run.work / self.name
+        """Its folder: pki/, logs/, etcd/, admin.kubeconfig."""
+        return self._folder or self.run.work / self.name
 
     @property
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig (group system:masters), certificates inside."""
-        return self.dir / "kubeconfig"
+        return self.dir / "admin.kubeconfig"
 
     @property
     def ca(self) -> Path:
@@ -161,10 +164,9 @@ class ControlPlane:
         self.down()
 
     def up(self) -> Self:
-        """Start it and wait until the API server is ready, then the nodes. Raises TestbedError with the end of a log."""
-        self.bin = binaries.ensure(
-            "api", *(["control"] if self.controllers else []), *(["node"] if self.node_count else [])
-        )
+        """Start it and wait until the API server and the nodes are ready. Raises TestbedError with the end of a log."""
+        groups = ["api", *["control"] * self.controllers, *["node"] * (self.node_count > 0)]
+        self.bin = binaries.ensure(*groups)
         if self._own_run:
             self._run = Run.create()
         try:
@@ -272,7 +274,7 @@ class ControlPlane:
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl as the administrator, or with another kubeconfig.
 
-        Raises TestbedError with its stderr if it fails and `check` is set, and if it takes longer than `timeout` seconds.
+        Raises TestbedError with its stderr if it fails and `check` is set, and if it takes more than `timeout` seconds.
         """
         command = [str(self.bin / "kubectl"), "--kubeconfig", str(kubeconfig or self.kubeconfig), *map(str, args)]
         try:
@@ -300,7 +302,8 @@ class ControlPlane:
     def audit_events(self) -> list[dict[str, Any]]:
         """What the API server's audit log holds so far (only with `audit=True`), the oldest first.
 
-        `stage` is ResponseStarted (watches, logs, exec: begun), ResponseComplete or Panic; `impersonatedUser` says as whom.
+        `stage` is ResponseStarted (a watch, log or exec has begun), ResponseComplete or Panic; `impersonatedUser` says
+        as whom.
         """
         if not self.audit:
             raise TestbedError("this control plane keeps no audit log: audit=True")

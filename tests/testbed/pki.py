@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A throw-away certificate authority for one cluster: certificates, keys and kubeconfigs, all made in a tenth of a second.
+"""A throw-away certificate authority for one cluster: certificates, keys and kubeconfigs, made in a tenth of a second.
 
 Keys are EC P-256. Files are 0600. This module must not be used for anything but the test bed: nothing here is
 rotated, revoked or kept apart.
