@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mooring cluster`: clusters and how they join."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mooring.cli import profile
+from mooring.cli.client import Client, segment
+from mooring.cli.files import write_output
+from mooring.cli.output import output_option, show, show_list
+from mooring.cli.parameters import Duration, Label, NameOf, confirm, yes_option
+from mooring.lib.errors import MooringError
+
+_COLUMNS = (
+    ("NAME", "name"),
+    ("STATE", "state"),
+    ("KUBERNETES", "kubernetes_version"),
+    ("NODES", "node_count"),
+    ("LAST SEEN", "last_seen_at"),
+    ("LABELS", "labels"),
+)
+_ORDER = ("name", "id", "state", "state_reason", "description", "labels", "kubernetes_version", "node_count")
+CLUSTER = NameOf("clusters")
+
+
+@click.group()
+def cluster() -> None:
+    """Clusters and how they join."""
+
+
+@cluster.command("list")
+@click.option(
+    "--state", type=click.Choice(["pending", "connected", "disconnected", "refused"]), help="Only in this state."
+)
+@click.option("--label", "labels", type=Label(), multiple=True, help="Only with this label (repeatable).")
+@output_option
+def list_(state: str | None, labels: tuple[tuple[str, str], ...], output: str) -> None:
+    """List the clusters that you may see."""
+    if len(labels) > 1:
+        # The API takes one label; the others are compared here.
+        first, rest = labels[:1], labels[1:]
+    else:
+        first, rest = labels, ()
+    params = {"state": state} if state else {}
+    if first:
+        params["label"] = "=".join(first[0])
+    with Client(profile.active()) as client:
+        found = [item for item in client.items("clusters", params) if all(item["labels"].get(k) == v for k, v in rest)]
+    show_list(found, _COLUMNS, output)
+
+
+@cluster.command()
+@click.argument("name", type=CLUSTER)
+@output_option
+def get(name: str, output: str) -> None:
+    """Show a cluster with its state and conditions."""
+    with Client(profile.active()) as client:
+        show(client.get(f"clusters/{segment(name)}"), output, _ORDER)
+
+
+@cluster.command()
+@click.argument("name")
+@click.option("--description", default="", help="What it is for.")
+@click.option("--label", "labels", type=Label(), multiple=True, help="A label (repeatable).")
+@output_option
+def create(name: str, description: str, labels: tuple[tuple[str, str], ...], output: str) -> None:
+    """Make a cluster. It is pending until its agent joins."""
+    with Client(profile.active()) as client:
+        made = client.post("clusters", {"name": name, "description": description, "labels": dict(labels)})
+    show(made, output, _ORDER)
+    if output == "table":
+        click.echo(f"\nnext: mooring cluster manifest {name} | kubectl apply -f -   (in that cluster)", err=True)
+
+
+@cluster.command()
+@click.argument("name", type=CLUSTER)
+@click.option("--description", help="The new description.")
+@click.option("--label", "labels", type=Label(), multiple=True, help="Set a label (repeatable).")
+@click.option("--remove-label", "removed", multiple=True, help="Take a label away (repeatable).")
+@output_option
+def update(
+    name: str, description: str | None, labels: tuple[tuple[str, str], ...], removed: tuple[str, ...], output: str
+) -> None:
+    """Change a cluster's description and labels."""
+    path = f"clusters/{segment(name)}"
+    change: dict[str, Any] = {}
+    with Client(profile.active()) as client:
+        if description is not None:
+            change["description"] = description
+        if labels or removed:
+            kept = {k: v for k, v in client.get(path)["labels"].items() if k not in removed}
+            change["labels"] = {**kept, **dict(labels)}
+        if not change:
+            raise MooringError("nothing to change", "give --description, --label or --remove-label")
+        show(client.change(path, change), output, _ORDER)
+
+
+@cluster.command()
+@click.argument("name", type=CLUSTER)
+@yes_option
+def delete(name: str, yes: bool) -> None:
+    """Remove a cluster here: its sessions end, its agent's key is dead. Nothing is removed in the cluster itself."""
+    confirm(yes, f"delete the cluster {name}")
+    with Client(profile.active()) as client:
+        client.call("DELETE", f"clusters/{segment(name)}")
+    click.echo(f"cluster {name} deleted")
+
+
+@cluster.command()
+@click.argument("name", type=CLUSTER)
+@click.option("--image", help="Image of the agent.")
+@click.option("--image-pull-policy", type=click.Choice(["Always", "IfNotPresent", "Never"]), help="When to pull it.")
+@click.option("--replicas", type=click.IntRange(1, 10), help="How many agents.")
+@click.option("--no-admin-binding", is_flag=True, help="Leave out the binding of the server's admins to cluster-admin.")
+@click.option("--no-workload", is_flag=True, help="Leave out the Deployment: the agent runs elsewhere as a process.")
+@click.option("--ttl", "ttl_seconds", type=Duration(), help="How long the join token in it is good.  [default: 24h]")
+@click.option("-f", "--file", "path", type=click.Path(path_type=Path), help="Write to a file (mode 0600).")
+def manifest(
+    name: str,
+    image: str | None,
+    image_pull_policy: str | None,
+    replicas: int | None,
+    no_admin_binding: bool,
+    no_workload: bool,
+    ttl_seconds: int | None,
+    path: Path | None,
+) -> None:
+    """Print what to apply in a cluster so that it joins. It holds a new one-time join token.
+
+    \b
+    mooring cluster manifest NAME | kubectl --kubeconfig THE-CLUSTER apply -f -
+    """
+    wishes = {
+        "image": image,
+        "image_pull_policy": image_pull_policy,
+        "replicas": replicas,
+        "ttl_seconds": ttl_seconds,
+        "admin_binding": False if no_admin_binding else None,
+        "workload": "none" if no_workload else None,
+    }
+    body = {key: value for key, value in wishes.items() if value is not None}
+    with Client(profile.active()) as client:
+        text = client.call("POST", f"clusters/{segment(name)}/manifest", body).text
+    write_output(path, text, private=True)
+
+
+@cluster.command("join-token")
+@click.argument("name", type=CLUSTER)
+@click.option("--ttl", "ttl_seconds", type=Duration(), help="How long it is good.  [default: 24h]")
+@output_option
+def join_token(name: str, ttl_seconds: int | None, output: str) -> None:
+    """Make a one-time join token for a cluster's agent."""
+    body = {"ttl_seconds": ttl_seconds} if ttl_seconds else {}
+    with Client(profile.active()) as client:
+        show(client.post(f"clusters/{segment(name)}/join-tokens", body), output, ("join_token", "id", "expires_at"))

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mooring server`: set a server up, run it, renew its certificate. The work is in `setup.py` and `mooring.app`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mooring.cli.files import config_option, read_secret_file
+from mooring.lib.secrets import Secret
+
+
+@click.group()
+def server() -> None:
+    """Set up and run a server."""
+
+
+@server.command()
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder for everything the server keeps.")
+@click.option("--listen", default=":8443", show_default=True, help="Address and port of the one TLS port.")
+@click.option("--url", help="How clients and agents reach this server.  [default: https://HOSTNAME:PORT]")
+@click.option("--name", "names", multiple=True, help="One more DNS name or address for the certificate (repeatable).")
+@click.option("--cert", type=click.Path(path_type=Path), help="Use this certificate (PEM), not one of our own CA.")
+@click.option("--key", type=click.Path(path_type=Path), help="The key of --cert.")
+@click.option("--ca", type=click.Path(path_type=Path), help="The CA that signed --cert; agents will trust it only.")
+@click.option("--admin", default="admin", show_default=True, help="Name of the first administrator.")
+@click.option(
+    "--admin-password-file",
+    type=click.Path(path_type=Path),
+    help="File with the password; else one is made and printed.",
+)
+@click.option("--database", default="", help="URL of a PostgreSQL database.  [default: SQLite in the data folder]")
+@click.option("--prefix", default="mooring:", show_default=True, help="Put before user and group names in clusters.")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="Where to write the configuration.  [default: mooring.toml in the data folder]",
+)
+def init(
+    data: Path,
+    listen: str,
+    url: str | None,
+    names: tuple[str, ...],
+    cert: Path | None,
+    key: Path | None,
+    ca: Path | None,
+    admin: str,
+    admin_password_file: Path | None,
+    database: str,
+    prefix: str,
+    config_path: Path | None,
+) -> None:
+    """Make a data folder, a certificate, an administrator and a configuration file.
+
+    It stops before it changes anything when the configuration file is there already. If it fails half-way, run it
+    again.
+    """
+    from mooring.cli import setup
+
+    done = setup.init(
+        setup.Wishes(
+            data_dir=data.absolute(),
+            config_path=(config_path or data / "mooring.toml").absolute(),
+            listen=listen,
+            url=url,
+            names=names,
+            certificate=setup.own_certificate(cert, key, ca),
+            admin=admin,
+            password=read_secret_file(admin_password_file) if admin_password_file else None,
+            database=database,
+            prefix=prefix,
+        )
+    )
+    click.echo(f"configuration  {done.config_path}")
+    click.echo(f"CA             {done.ca}")
+    click.echo(f"url            {done.url}")
+    if done.new_password is not None:
+        click.echo(f"administrator  {admin}")
+        click.echo(f"password       {done.new_password.reveal()}   (shown once; change it after the first login)")
+    click.echo(f"\nnext: mooring server run --config {done.config_path}")
+
+
+@server.command()
+@config_option
+def run(config_path: Path) -> None:
+    """Run the server until SIGTERM or SIGINT. SIGHUP reads the certificate again."""
+    from mooring import app
+    from mooring.lib import config, logging
+
+    settings = config.load(config_path)
+    logging.configure(settings.log.level, settings.log.format)
+    app.run(settings)
+
+
+@server.command()
+@config_option
+@click.option("--name", "names", multiple=True, help="One more DNS name or address for the certificate (repeatable).")
+def renew(config_path: Path, names: tuple[str, ...]) -> None:
+    """Make a new certificate from the server's own CA, with the names of the present one.
+
+    A running server does this by itself before the certificate ends; after this command send it SIGHUP.
+    """
+    import time
+
+    from mooring.lib import certificates, config
+
+    settings = config.load(config_path)
+    until = certificates.renew(settings, names, time.time())
+    click.echo(f"{settings.tls.cert} is valid until {until:%Y-%m-%d}; send the server SIGHUP to use it now")
+
+
+@server.command("set-password")
+@config_option
+@click.argument("user")
+@click.option("--password-file", type=click.Path(path_type=Path), help="File with the password; else you are asked.")
+def set_password(config_path: Path, user: str, password_file: Path | None) -> None:
+    """Give a user a new password without logging in: the way back when no administrator can."""
+    from mooring.cli import setup
+    from mooring.lib import config
+
+    settings = config.load(config_path)
+    if password_file:
+        password = read_secret_file(password_file)
+    else:
+        password = Secret(click.prompt("new password", hide_input=True, confirmation_prompt=True))
+    setup.set_password(settings, user, password)
+    click.echo(f"{user} has a new password; the tokens that {user} has stay valid")
