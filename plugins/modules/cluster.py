@@ -48,12 +48,18 @@ options:
   manifest:
     description:
       - When to return the manifest with which the agent is installed.
-      - V(unregistered) returns it for as long as no agent has registered, V(always) also for an upgrade of the agent, or to
-        give it a new key.
-      - A manifest holds a new one-time join token, so the task reports a change.
+      - V(unregistered) returns it for as long as no agent has registered, V(always) also afterwards, for an upgrade of the agent.
+      - While no agent has registered, a manifest holds a new one-time join token, so the task reports a change. Later it holds
+        none, unless O(rekey) is set.
     type: str
     choices: [never, unregistered, always]
     default: never
+  rekey:
+    description:
+      - Put a join token into the manifest although an agent has registered, so that an agent whose key is lost can register
+        with a new one.
+    type: bool
+    default: false
   join_ttl:
     description:
       - Seconds for which a new join token is valid, also the one in a manifest.
@@ -162,7 +168,7 @@ cluster:
       type: str
       sample: https://mooring.example.com:8443/k8s/clusters/paris
 manifest:
-  description: Kubernetes objects as YAML documents. Holds a join token, use C(no_log) with it.
+  description: Kubernetes objects as YAML documents. May hold a join token, use C(no_log) with it.
   returned: when O(manifest) asks for it, not in check mode
   type: str
 join_token:
@@ -183,9 +189,11 @@ def wanted(when, cluster):
     return when == "always" or (when == "unregistered" and not cluster.get("cluster_uid"))
 
 
-def manifest_request(params):
+def manifest_request(params, join_token):
     """The body of the manifest request; what the user left out is the server's to choose."""
-    body = dict(ttl_seconds=params["join_ttl"], workload=params["workload"], admin_binding=params["admin_binding"])
+    body = dict(workload=params["workload"], admin_binding=params["admin_binding"], join_token=join_token)
+    if join_token:
+        body["ttl_seconds"] = params["join_ttl"]
     for option in ("image", "image_pull_policy", "replicas"):
         if params[option] is not None:
             body[option] = params[option]
@@ -218,16 +226,16 @@ def work(module, client):
     if "labels" in wished:
         wished["labels"] = dict((str(k), str(v)) for k, v in wished["labels"].items())
     cluster, result = resource.present(wished, key=dict(name=params["name"]))
-    for option in ("join_token", "manifest"):
-        if not wanted(params[option], cluster):
-            continue
+    if wanted(params["join_token"], cluster):
         result["changed"] = True
-        if module.check_mode:
-            continue
-        if option == "manifest":
-            result["manifest"] = client.send("POST", path + "/manifest", manifest_request(params))
-        else:
-            result["join_token"] = client.send("POST", path + "/join-tokens", dict(ttl_seconds=params["join_ttl"]))["join_token"]
+        if not module.check_mode:
+            made = client.send("POST", path + "/join-tokens", dict(ttl_seconds=params["join_ttl"]))
+            result["join_token"] = made["join_token"]
+    if wanted(params["manifest"], cluster):
+        join_token = params["rekey"] or wanted("unregistered", cluster)
+        result["changed"] = result["changed"] or join_token
+        if not module.check_mode:
+            result["manifest"] = client.send("POST", path + "/manifest", manifest_request(params, join_token))
     if params["wait"] and not module.check_mode:
         cluster = connect(client, params)
     return dict(result, cluster=cluster)
@@ -242,6 +250,7 @@ def main():
             labels=dict(type="dict"),
             join_token=dict(type="str", choices=WHEN, default="never", no_log=False),
             manifest=dict(type="str", choices=WHEN, default="never"),
+            rekey=dict(type="bool", default=False, no_log=False),
             join_ttl=dict(type="int", default=3600),
             workload=dict(type="str", choices=["deployment", "none"], default="deployment"),
             image=dict(type="str"),

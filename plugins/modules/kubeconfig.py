@@ -198,7 +198,7 @@ def stale(params, client, wished, text):
         return "there is no file", ""
     facts, body = parse(text)
     if facts is None:
-        return "the file was not written by this module, or was edited", ""
+        return "the file was edited", ""
     for field in sorted(wished):
         if facts.get(field) != wished[field]:
             return "%s changed" % field, ""
@@ -250,6 +250,8 @@ def work(module, client):
         current_context=params["current_context"] or "",
     )
     text = read(dest)
+    if text is not None and text.strip() and not text.startswith(MARK):
+        raise MooringError("dest %s was not written by this module: choose another file, or remove this one" % dest)
     before = parse(text)[0] if text is not None else {}
     reason, expires = stale(params, client, wished, text)
     result = dict(changed=bool(reason), dest=dest, contexts=contexts, diff=dict(before=before or {}, after=wished))

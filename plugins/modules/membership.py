@@ -92,7 +92,13 @@ from ansible_collections.mooring.fleet.plugins.module_utils.resource import run
 
 def find(client, wished):
     """The membership of exactly this cluster and this user or group, or None."""
-    for item in client.list("/memberships", wished):
+    try:
+        items = client.list("/memberships", wished)
+    except MooringError as e:
+        if e.status == 404:  # there is no such cluster, user or group, hence no membership
+            return None
+        raise
+    for item in items:
         if all(item.get(k) == wished.get(k) for k in ("cluster", "user", "group")):
             return item
     return None
