@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ BIN = Path(sys.executable).parent
 SERVER = DEMO / "server"
 PASSWORDS = DEMO / "passwords"
 CLUSTER = "demo"
+TESTBED = "mooring-demo"
 
 
 def write_private(path: Path, text: str) -> None:
@@ -65,23 +67,20 @@ def cluster(user_kubeconfig: str | None) -> tuple[Path, Path]:
             return kubeconfig, Path(kubectl)
 
     from testbed import binaries
-    from testbed.binaries import BuildError
+    from testbed.errors import TestbedError
 
     with step("Find or build etcd, kube-apiserver and kubectl"):
         try:
             folder = binaries.ensure("api")
-        except BuildError as error:
+        except TestbedError as error:
             raise StepFailed(f"{error}") from error
         print(f"   {folder}")
     with step("Start a cluster: etcd and kube-apiserver"):
-        run(
-            [sys.executable, "-m", "testbed", "up", "--name", CLUSTER, "--dir", DEMO / "cluster"],
-            "cluster",
-            deadline=120,
-        )
-        kubeconfig = DEMO / "cluster" / "admin.kubeconfig"
-        print("   " + run([folder / "kubectl", "--kubeconfig", kubeconfig, "version"], "cluster").splitlines()[-1])
-    return kubeconfig, folder / "kubectl"
+        command = [sys.executable, "-m", "testbed", "up", "--name", TESTBED, "--dir", DEMO / "cluster"]
+        facts = json.loads(run(command, "cluster", deadline=120))
+        version = run([folder / "kubectl", "--kubeconfig", facts["kubeconfig"], "version"], "cluster")
+        print(f"   {facts['server']}, {version.splitlines()[-1]}")
+    return Path(facts["kubeconfig"]), folder / "kubectl"
 
 
 def server() -> None:
@@ -115,9 +114,12 @@ def server() -> None:
              "--ca-file", SERVER / "tls" / "ca.crt"],
             "login", env=home,
         )  # fmt: skip
-        token = run([BIN / "mooring", "token", "create", "--description", f"demo {time.time():.0f}", "--ttl", "24h",
-                     "-o", "token"], "login-token", env=home).strip()  # fmt: skip
-        (LOG / "login-token.log").unlink()  # it holds the token
+        run(
+            [BIN / "mooring", "token", "create", "--description", f"demo {time.time():.0f}", "--ttl", "24h",
+             "--file", DEMO / "admin.token"],
+            "login-token", env=home,
+        )  # fmt: skip
+        token = (DEMO / "admin.token").read_text().strip()
         write_private(
             DEMO / "admin.env",
             f"export MOORING_URL={url}\nexport MOORING_TOKEN={token}\n"
@@ -216,7 +218,9 @@ def start_agent(kubeconfig: Path, kubectl: Path) -> None:
 
 def bob(kubectl: Path) -> None:
     with step("Make Bob, his team and its role: demo/bob.yml"):
-        run([BIN / "mooring", "kubeconfig", "-o", DEMO / "admin.kubeconfig"], "kubeconfig", env=environment())
+        run(
+            [BIN / "mooring", "kubeconfig", "--token", "-o", DEMO / "admin.kubeconfig"], "kubeconfig", env=environment()
+        )
         words = playbook(
             "demo/bob.yml",
             demo_admin_kubeconfig=DEMO / "admin.kubeconfig",
@@ -232,7 +236,7 @@ def bob(kubectl: Path) -> None:
              "--ca-file", SERVER / "tls" / "ca.crt"],
             "bob-login", env=home,
         )  # fmt: skip
-        run([BIN / "mooring", "kubeconfig", "-o", DEMO / "bob.kubeconfig"], "bob-kubeconfig", env=home)
+        run([BIN / "mooring", "kubeconfig", "--token", "-o", DEMO / "bob.kubeconfig"], "bob-kubeconfig", env=home)
         print("   .demo/bob.kubeconfig")
     with step("What Bob runs"):
         walk(kubectl)
@@ -280,7 +284,7 @@ def down() -> None:
     if (DEMO / "cluster").exists():
         try:
             run(
-                [sys.executable, "-m", "testbed", "down", "--name", CLUSTER, "--dir", DEMO / "cluster"],
+                [sys.executable, "-m", "testbed", "down", "--name", TESTBED, "--dir", DEMO / "cluster"],
                 "down",
                 deadline=120,
             )

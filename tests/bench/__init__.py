@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""First figures: requests per second and latency through the server, beside the direct call, in one run on one machine."""
+"""First figures: requests per second and latency through the server, beside the direct call in the same run."""

@@ -102,9 +102,7 @@ def main() -> None:
             server.init()
             server.start()
             server.mooring("cluster", "create", "bench")
-            kubectl(
-                "apply", "-f", "-", stdin=server.mooring("cluster", "manifest", "bench", "--workload", "none").stdout
-            )
+            kubectl("apply", "-f", "-", stdin=server.mooring("cluster", "manifest", "bench", "--no-workload").stdout)
             agent = agent_process(kubectl, folder)
             try:
                 until("connected", lambda: server.api("GET", "/clusters/bench")["state"] == "connected", 60)
@@ -126,9 +124,7 @@ def main() -> None:
     OUT.parent.mkdir(parents=True, exist_ok=True)
     machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
     OUT.write_text(json.dumps({"machine": machine, "seconds": SECONDS, "rounds": ROUNDS, "rows": rows}, indent=1))
-    print(
-        f"GET of a 3 KB object from a real kube-apiserver, median of {ROUNDS} rounds of {SECONDS} s, {machine['cpus']} CPUs"
-    )
+    print(f"GET of a 3 KB object from a real kube-apiserver, {ROUNDS} rounds of {SECONDS} s, {machine['cpus']} CPUs")
     print(f"{'path':9} {'conns':>5} {'req/s':>9} {'p50 ms':>8} {'p99 ms':>8} {'CPU us/req (server+agent)':>26}")
     for row in rows:
         cpu = f"{row['cpu_us_per_request']:26.0f}" if row["cpu_us_per_request"] else ""

@@ -36,7 +36,7 @@ class Road:
 @pytest.fixture(scope="session")
 def server(cluster_with_nodes: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on the nodes' bridge, where pods reach it."""
-    it = Server(tmp_path_factory.mktemp("server"), address=cluster_with_nodes.address)
+    it = Server(tmp_path_factory.mktemp("server"), address=str(cluster_with_nodes.facts()["host"]))
     it.init()
     it.start()
     yield it
@@ -57,7 +57,7 @@ def road(server: Server, cluster_with_nodes: ControlPlane, tmp_path_factory: pyt
     until("the cluster is connected", lambda: server.api("GET", f"/clusters/{CLUSTER}")["state"] == "connected", 60)
 
     kubeconfig = folder / "admin.kubeconfig"
-    server.mooring("kubeconfig", "-o", kubeconfig)
+    server.mooring("kubeconfig", "--token", "-o", kubeconfig)
     admin = Kubectl(kubectl, kubeconfig)
     bob = server.user("bob", clusters=[CLUSTER], groups=["developers"])
     admin("create", "namespace", "bobs")

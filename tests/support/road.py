@@ -177,7 +177,7 @@ class Server:
             self.api("POST", "/memberships", {"cluster": cluster, "user": name})
         token = self.login(name, password)
         kubeconfig = self.folder / f"{name}.kubeconfig"
-        self.mooring("kubeconfig", "-o", kubeconfig, token=token)
+        self.mooring("kubeconfig", "--token", "-o", kubeconfig, token=token)
         return User(name, password, token, kubeconfig)
 
     def audit(self) -> list[dict[str, Any]]:
