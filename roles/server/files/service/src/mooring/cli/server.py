@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -59,6 +60,7 @@ def init(
     """
     from mooring.cli import setup
 
+    os.umask(0o077)  # the database and its journal are for the server's user only
     done = setup.init(
         setup.Wishes(
             data_dir=data.absolute(),
@@ -89,6 +91,7 @@ def run(config_path: Path) -> None:
     from mooring import app
     from mooring.lib import config, logging
 
+    os.umask(0o077)
     settings = config.load(config_path)
     logging.configure(settings.log.level, settings.log.format)
     app.run(settings)
