@@ -135,7 +135,9 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _healthy(run: Run, facts: dict[str, Any]) -> bool:
-    return bool(facts) and not run.dead() and all(process.alive() for process in run.processes())
+    if not facts or run.dead() or not Path(facts["kubeconfig"]).exists():
+        return False
+    return all(process.alive() for process in run.processes())
 
 
 if __name__ == "__main__":

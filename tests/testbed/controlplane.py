@@ -21,14 +21,12 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from testbed import binaries, pki
 from testbed.errors import TestbedError
 from testbed.network import Network
-
-if TYPE_CHECKING:
-    from testbed.node import Node
+from testbed.node import Node
 from testbed.state import Process, Run, until
 
 READY_DEADLINE = 90.0  # seconds; about 3 on an idle machine
@@ -215,8 +213,6 @@ class ControlPlane:
             self._spawn("kube-controller-manager", self._controller_manager())
             self._spawn("kube-scheduler", self._scheduler())
         if self.network:
-            from testbed.node import Node
-
             self.nodes = [Node(self.run, self, self.network, index) for index in range(1, self.node_count + 1)]
             Node.up_all(self.nodes)
             self.nodes_ready_seconds = time.monotonic() - begin

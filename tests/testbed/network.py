@@ -98,7 +98,7 @@ class Network:
         veth = self.veth(index)
         if Path("/sys/class/net", veth).exists():
             command("ip", "link", "del", veth)  # of a namespace that has died and is not wholly gone
-        peer = ["name", "eth0", *(["address", mac] if mac else []), "netns", netns]
+        peer = ["name", "eth0", *(["address", mac] if mac else []), "netns", str(netns)]
         command("ip", "link", "add", veth, "type", "veth", "peer", *peer)
         command("ip", "link", "set", veth, "master", self.name, "up")
         inside = ["nsenter", f"--net={netns}", "ip"]
