@@ -166,6 +166,36 @@ def heads(kind: int, stream: int, payload: bytes, flags: int = 0) -> list[bytes]
     ]
 
 
+class Pieces:
+    """Puts the MORE pieces of OPEN, OPENED and MESSAGE together: one payload at a time, so 128 KiB a session."""
+
+    __slots__ = ("_kind", "_stream", "_whole")
+
+    def __init__(self) -> None:
+        self._whole: bytearray | None = None
+        self._kind = self._stream = 0
+
+    def add(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes | None:
+        """The whole payload, or None while pieces are missing. Raises RemoteError for pieces that do not fit."""
+        whole = self._whole
+        if flags & MORE and (flags & FIN or not payload):
+            raise RemoteError(Code.PROTOCOL, "a piece with MORE is empty, or has FIN")
+        if whole is None:
+            if not flags & MORE:
+                return payload
+            self._kind, self._stream, self._whole = kind, stream, bytearray(payload)
+            return None
+        if self._kind != kind or self._stream != stream:
+            raise RemoteError(Code.PROTOCOL, "a payload begins before the pieces of another one are complete")
+        whole += payload
+        if len(whole) > MAX_HEAD:
+            raise RemoteError(Code.PROTOCOL, "the pieces are over 128 KiB")
+        if flags & MORE:
+            return None
+        self._whole = None
+        return bytes(whole)
+
+
 def pack_hello(hello: Hello) -> bytes:
     """The HELLO frame. Raises LocalError when it breaks the limits that the peer will check."""
     payload = msgspec.json.encode(hello)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What leaves next: control frames first, then new streams, then data, a frame per stream in turn.
+
+Exists so that no bulk transfer can hold up a small request: a stream with much to send gets one frame, and then every
+other stream that has data and credit gets one. It must not know what a frame means to the peer, and holds no bytes
+back by itself: the caller says how many may leave, and hands them to a carrier that bounds what it buffers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mooring.wire.flow import StreamState
+from mooring.wire.frames import DATA, END, FIN, HEADER, HEADER_SIZE, MAX_PAYLOAD
+
+MIN_SLICE = 4 * 1024  # do not cut DATA smaller than this only because the caller's allowance ends here
+
+
+class Outbox:
+    """Everything of one session that waits to be sent."""
+
+    __slots__ = ("_control", "_opens", "_ring", "_send_buffer", "control_bytes", "ended", "open_bytes", "writable")
+
+    def __init__(self, send_buffer: int) -> None:
+        self._control: deque[bytes] = deque()
+        self._opens: deque[StreamState] = deque()
+        self._ring: deque[StreamState] = deque()
+        self._send_buffer = send_buffer
+        self.control_bytes = 0
+        self.open_bytes = 0
+        self.ended: list[StreamState] = []  # streams whose END or FIN left since the caller last looked
+        self.writable: list[StreamState] = []  # streams that were full and have room again
+
+    def __bool__(self) -> bool:
+        return bool(self._control or self._opens or self._ring)
+
+    def control(self, frame: bytes) -> None:
+        """Queue a frame that goes before all data."""
+        self._control.append(frame)
+        self.control_bytes += len(frame)
+
+    def open(self, stream: StreamState, head: list[bytes]) -> None:
+        """Queue the frames of an OPEN. They are dropped with the stream if it is reset before they leave."""
+        stream.head = head
+        self.open_bytes += sum(map(len, head))
+        self._opens.append(stream)
+
+    def cancel_open(self, stream: StreamState) -> None:
+        """Take back an OPEN that has not left."""
+        self.open_bytes -= sum(map(len, stream.head))
+        stream.head = []
+
+    def wake(self, stream: StreamState) -> None:
+        """The stream may have something to send, or credit to send it with."""
+        if not stream.in_ring and stream.sendable():
+            stream.in_ring = True
+            self._ring.append(stream)
+
+    def take(self, max_bytes: int) -> list[bytes]:
+        """The next frames, whole ones, about `max_bytes` together: the last may go over by its own size."""
+        out: list[bytes] = []
+        size = 0
+        control = self._control
+        while control:
+            frame = control.popleft()
+            out.append(frame)
+            size += len(frame)
+            if size >= max_bytes:
+                self.control_bytes -= size
+                return out
+        self.control_bytes -= size
+        opens = self._opens
+        while opens:
+            stream = opens.popleft()
+            head = stream.head
+            if head:
+                stream.head = []
+                out += head
+                length = sum(map(len, head))
+                self.open_bytes -= length
+                size += length
+                if size >= max_bytes:
+                    return out
+        ring = self._ring
+        while ring:
+            stream = ring.popleft()
+            if stream.sendable():
+                frame = self._next_frame(stream, max_bytes - size)
+                out.append(frame)
+                size += len(frame)
+            if stream.sendable():
+                ring.append(stream)
+            else:
+                stream.in_ring = False
+            if size >= max_bytes:
+                break
+        return out
+
+    def _next_frame(self, stream: StreamState, room: int) -> bytes:
+        chunks = stream.chunks
+        if not chunks:
+            self._ended(stream)
+            return HEADER.pack(END, 0, stream.id)
+        limit = min(MAX_PAYLOAD, stream.credit, max(room - HEADER_SIZE, MIN_SLICE))
+        chunk = chunks[0]
+        size = len(chunk)
+        payload: bytes | memoryview
+        if size > limit:
+            view = memoryview(chunk)
+            payload, chunks[0], size = view[:limit], view[limit:], limit
+        else:
+            payload = chunks.popleft()
+            if chunks and size + len(chunks[0]) <= limit:
+                parts = [payload]
+                while chunks and size + len(chunks[0]) <= limit:
+                    size += len(chunks[0])
+                    parts.append(chunks.popleft())
+                payload = b"".join(parts)
+        stream.credit -= size
+        stream.queued -= size
+        if stream.full and stream.queued * 2 <= self._send_buffer:
+            stream.full = False
+            if not stream.fin_queued:
+                self.writable.append(stream)
+        flags = 0
+        if stream.fin_queued and not chunks:
+            flags = FIN
+            self._ended(stream)
+        return HEADER.pack(DATA, flags, stream.id) + payload
+
+    def _ended(self, stream: StreamState) -> None:
+        stream.send_open = False
+        self.ended.append(stream)
