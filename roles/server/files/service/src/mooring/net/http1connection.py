@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WRITE_HIGH = 128 * 1024
 """Bytes waiting to be sent at which `write` says stop."""
-READ_HIGH = 256 * 1024
+READ_HIGH = 64 * 1024
 """Delivered but not yet consumed bytes at which reading from the upstream stops; it goes on below half of it."""
 
 _REPEATABLE = (b"GET", b"HEAD", b"OPTIONS")
@@ -287,9 +287,9 @@ class UpstreamRequest:
 
     def _deliver(self, data: bytes) -> None:
         self._outstanding += len(data)
+        self.sink.on_data(data)
         if self._outstanding >= READ_HIGH and self._connection is not None:
             self._connection.pause_reading()
-        self.sink.on_data(data)
 
     def _release(self) -> None:
         """The response is complete: the connection is free if the request is complete too, else closed."""

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way to the cluster's own kube-apiserver for what comes through the tunnel.
+
+It must not: dial any other address (there is no parameter for one), present the agent's own credential, or trust any
+CA but the cluster's.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs
+
+from mooring.agent.config import ApiServerConfig
+from mooring.net.http1client import Http1Pool, PoolLimits, UpstreamRequest, UpstreamSink
+from mooring.net.sockets import tcp_connector
+from mooring.wire.headers import RequestHead, connection_tokens
+
+HEAD_TIMEOUT = 90.0
+"""Seconds for the head of an ordinary response; kube-apiserver gives up on such a request after 60 s."""
+
+# Subresources that may stay silent for as long as a person or a program likes.
+_LONG = re.compile(r"/(?:exec|attach|portforward|log|proxy)(?:/|$)")
+
+
+class ApiServer:
+    """Runs requests on pooled connections to the one address."""
+
+    def __init__(self, config: ApiServerConfig, max_connections: int) -> None:
+        self.authority = config.authority
+        self._pool = Http1Pool(
+            tcp_connector(config.host, config.port, config.stream_tls, config.server_name),
+            name="the cluster's kube-apiserver",
+            limits=PoolLimits(max_connections=max_connections),
+        )
+
+    def request(self, head: RequestHead, sink: UpstreamSink) -> UpstreamRequest:
+        """Starts a request (see `Http1Pool.request`). Raises ValueError for a head that cannot be sent."""
+        return self._pool.request(head, sink, head_timeout=None if is_long_running(head) else HEAD_TIMEOUT)
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._pool.aclose()
+
+
+def is_long_running(head: RequestHead) -> bool:
+    """Whether the head of the response may take its time: watches, logs, exec and its like, proxied programs.
+
+    Such a request lasts until its client goes or the connection dies, which keep-alive notices.
+    """
+    path, _, query = head.target.decode("ascii").partition("?")
+    if _LONG.search(path) or "/watch/" in path or b"upgrade" in connection_tokens(head.headers):
+        return True
+    return "watch=" in query and parse_qs(query).get("watch", [""])[0] in ("1", "true")
+
+
+def is_proxied(target: bytes) -> bool:
+    """Whether the answer comes from a program in the cluster (`.../proxy/...`) and not from kube-apiserver."""
+    return b"/proxy" in target.partition(b"?")[0]
