@@ -58,7 +58,7 @@ def test_what_is_left_out_has_a_place_in_the_data_folder() -> None:
     made = parse(smallest())
     assert made.database_url == "sqlite:////var/lib/mooring/mooring.db"
     assert str(made.api_socket) == "/var/lib/mooring/run/api.sock"
-    assert str(made.audit_path) == "/var/lib/mooring/audit.jsonl"
+    assert str(made.audit_path) == "/var/lib/mooring/audit.log"
     assert made.instance
 
 

@@ -111,7 +111,7 @@ class LogSection(_Section, frozen=True, kw_only=True):
 
 
 class AuditSection(_Section, frozen=True, kw_only=True):
-    path: Annotated[str, _doc("File of the audit log (JSON lines); empty means 'audit.jsonl' in data_dir.")] = ""
+    path: Annotated[str, _doc("File of the audit log (JSON lines); empty means 'audit.log' in data_dir.")] = ""
     required: Annotated[
         bool, _doc("true: when the audit log cannot be written, requests are refused. false: they go on unrecorded.")
     ] = True
@@ -142,7 +142,7 @@ class Config(_Section, frozen=True, kw_only=True):
 
     @property
     def audit_path(self) -> Path:
-        return Path(self.audit.path) if self.audit.path else self.data_dir / "audit.jsonl"
+        return Path(self.audit.path) if self.audit.path else self.data_dir / "audit.log"
 
     @property
     def database_url(self) -> str:
