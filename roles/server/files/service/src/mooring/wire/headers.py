@@ -40,6 +40,7 @@ _TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijkl
 _TARGET_BYTES = bytes(range(0x21, 0x7F))
 _VALUE_BYTES = b"\t " + _TARGET_BYTES + bytes(range(0x80, 0x100))
 _HEAD_BYTES = _VALUE_BYTES + b"\r\n"
+_DOT_SEGMENT = re.compile(rb"/\.\.?(?:/|$)")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 
 
@@ -86,6 +87,14 @@ def is_value(value: bytes) -> bool:
 def is_target(target: bytes) -> bool:
     """Whether `target` is visible ASCII only, as a request target must be (RFC 9112 3.2, RFC 3986 2)."""
     return bool(target) and not target.translate(None, _TARGET_BYTES)
+
+
+def has_dot_segments(target: bytes) -> bool:
+    """Whether a path segment of `target` is `.` or `..`, also when written with `%2e` (RFC 3986 section 5.2.4)."""
+    path = target.split(b"?", 1)[0]
+    if b"%2" in path:
+        path = path.replace(b"%2e", b".").replace(b"%2E", b".")
+    return b"/." in path and _DOT_SEGMENT.search(path) is not None
 
 
 def get(headers: Headers, name: bytes) -> bytes | None:

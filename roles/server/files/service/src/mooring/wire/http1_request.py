@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP/1.1 requests from a byte stream, one at a time, strictly.
 
-Why: the edge is the security surface. A request that two parsers could read in two ways is how smuggling starts, so this
-reader takes a narrow dialect: one Host, one way of framing, no folding, no chunk extensions, no trailers, targets in
-origin form only. llhttp (httptools) splits the head; our own checks come before and after it, and both must agree.
+Why: the edge is the security surface. A request that two parsers could read in two ways is how smuggling starts, so
+this reader takes a narrow dialect: one Host, one way of framing, no folding, no chunk extensions, no trailers, targets
+in origin form only. llhttp (httptools) splits the head; our own checks come before and after it, and both must agree.
 
 It must not: know about sockets, time, routes or users; give out a second request before `resume()`; read anything after
 a request that asks for an upgrade (`trailing()` gives those bytes back).
@@ -19,7 +19,16 @@ from typing import Final, Literal
 
 import httptools
 
-from mooring.wire.headers import MAX_HEAD, MAX_HEADERS, BadMessage, Headers, RequestHead, check_head, is_target, is_token
+from mooring.wire.headers import (
+    MAX_HEAD,
+    MAX_HEADERS,
+    BadMessage,
+    Headers,
+    RequestHead,
+    check_head,
+    is_target,
+    is_token,
+)
 
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 """What is spoken here. CONNECT and TRACE have no meaning for this server and are refused with the unknown ones."""
@@ -68,13 +77,25 @@ _END = End()
 class RequestReader:
     """Feed bytes, get events. After `End` nothing more comes until `resume()`; after `BadMessage` nothing ever."""
 
-    __slots__ = ("_buffer", "_decoder", "_head_max", "_headers_max", "_left", "_parser", "_scanned", "_sink", "_state",
-                 "raw_head")  # fmt: skip
+    __slots__ = (
+        "_buffer",
+        "_decoder",
+        "_fresh",
+        "_head_max",
+        "_headers_max",
+        "_left",
+        "_parser",
+        "_scanned",
+        "_sink",
+        "_state",
+        "raw_head",
+    )
 
     def __init__(self, *, head_max: int = MAX_HEAD, headers_max: int = MAX_HEADERS) -> None:
         self._head_max = head_max
         self._headers_max = headers_max
         self._buffer = b""
+        self._fresh = True
         self._scanned = 0
         self._left = 0
         self._state: Literal["head", "length", "chunked", "done", "raw", "dead"] = "head"
@@ -111,6 +132,7 @@ class RequestReader:
         if self._state != "done":
             raise ValueError(f"resume() in state {self._state}")
         self._state = "head"
+        self._fresh = True
         self._scanned = 0
         return self._read() if self._buffer else []
 
@@ -132,8 +154,12 @@ class RequestReader:
 
     def _take_head(self) -> bytes | None:
         buffer = self._buffer
-        if not self._scanned and buffer.startswith(b"\r\n"):
-            buffer = self._buffer = buffer[2:]  # one empty line before a request is ignored (RFC 9112 section 2.2)
+        if self._fresh:
+            if buffer == b"\r":
+                return None
+            self._fresh = False
+            if buffer.startswith(b"\r\n"):  # one empty line before a request is ignored (RFC 9112 section 2.2)
+                buffer = self._buffer = buffer[2:]
         # Only what is new is looked at, so that a head in single bytes costs no more than one in a piece.
         start = max(0, self._scanned - 3)
         end = buffer.find(b"\r\n\r\n", start)
@@ -142,7 +168,9 @@ class RequestReader:
             return buffer[: end + 4]
         if len(buffer) > self._head_max:
             raise BadMessage(431, f"the head is larger than {self._head_max} bytes")
-        if buffer.count(b"\n", start) != buffer.count(b"\r\n", start) and not (start and buffer[start] == 10):
+        if start and buffer[start] == 10:
+            start -= 1
+        if buffer.count(b"\n", start) != buffer.count(b"\r\n", start):
             raise BadMessage(400, "bare LF in the head")
         self._scanned = len(buffer)
         return None

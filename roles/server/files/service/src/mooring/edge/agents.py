@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`/tunnel/connect`: an agent proves which cluster it is, and its connection becomes a tunnel.
+
+Why: until the JWT is verified, the peer is anybody. So everything is checked here, on the parsed head, and only then is
+the connection handed to the WebSocket carrier. A refusal says why, as JSON, and the hub is told, so that the cluster's
+state can say it too.
+
+It must not: speak WebSocket, or let the agent of one cluster in as another's (`authn.agents` looks the key up by id).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from mooring.authn.agents import AgentIdentity, AgentRefused, AgentVerifier
+from mooring.lib import logging, metrics
+from mooring.lib.clock import Clock
+from mooring.proxy.answers import Refused, refuse, unauthorized
+from mooring.wire.frames import SUBPROTOCOL
+from mooring.wire.headers import Headers, get, get_all
+from mooring.wire.http1_request import Request
+
+if TYPE_CHECKING:
+    from mooring.edge.connection import Connection
+
+_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9_.-]{1,4096})")
+_log = logging.get("mooring.edge.agents")
+
+Accept = Callable[[AgentIdentity, asyncio.Transport, bytes, str], None]
+"""Given an identity, a transport, the raw request (head and what came after it) and the peer's address, takes the
+connection over: everything on it is the callee's from now on."""
+
+
+class AgentRoute:
+    """Lets agents in."""
+
+    def __init__(
+        self, verifier: AgentVerifier, clock: Clock, accept: Accept, note_refused: Callable[[str, str], None]
+    ) -> None:
+        self._verifier = verifier
+        self._clock = clock
+        self._accept = accept
+        self._note_refused = note_refused
+
+    def handle(self, client: Connection, request: Request) -> None:
+        """Take a request for `/tunnel/connect`: hand it over, or answer it."""
+        try:
+            identity = self._verify(request)
+        except Refused as refusal:
+            metrics.HTTP_REQUESTS.labels("tunnel", str(refusal.code)).inc()
+            refuse(client, refusal)
+            return
+        metrics.HTTP_REQUESTS.labels("tunnel", "101").inc()
+        transport, raw = client.hand_over()
+        try:
+            self._accept(identity, transport, raw, client.source)
+        except Exception:
+            # Whatever went wrong, nobody owns the connection now.
+            transport.abort()
+            _log.exception("agent could not be let in", cluster_id=identity.cluster_id)
+
+    def _verify(self, request: Request) -> AgentIdentity:
+        headers = request.head.headers
+        if request.head.method != b"GET" or not request.upgrade or _lower(headers, b"upgrade") != b"websocket":
+            raise Refused(400, "agents connect here, with a WebSocket; people use kubectl and the REST API")
+        if SUBPROTOCOL.encode() not in _offers(headers):
+            raise Refused(400, f"the agent speaks another tunnel protocol than {SUBPROTOCOL}; upgrade it")
+        if get_all(headers, b"origin"):
+            raise Refused(403, "agents are not browsers: a request with an Origin is not taken here")
+        tokens = get_all(headers, b"authorization")
+        match = _BEARER.fullmatch(tokens[0]) if len(tokens) == 1 else None
+        if match is None:
+            metrics.AGENT_REFUSED.labels("missing").inc()
+            raise unauthorized("the agent has shown no JWT")
+        try:
+            return self._verifier.verify(match[1].decode("ascii"), self._clock.now())
+        except AgentRefused as error:
+            metrics.AGENT_REFUSED.labels(error.cause).inc()
+            _log.warning("agent refused", cause=error.cause, reason=error.reason, cluster_id=error.cluster_id)
+            if error.cluster_id is not None:
+                self._note_refused(error.cluster_id, error.reason)
+            if error.cause in ("malformed", "signature"):
+                raise unauthorized(str(error)) from None
+            raise Refused(403, str(error)) from None
+
+
+def _lower(headers: Headers, name: bytes) -> bytes:
+    return (get(headers, name) or b"").lower()
+
+
+def _offers(headers: Headers) -> list[bytes]:
+    values = get_all(headers, b"sec-websocket-protocol")
+    return [offer.strip(b" \t") for value in values for offer in value.split(b",")]

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The REST API behind the edge: requests go to it over a unix socket, with who asked and from where.
+
+Why: the API runs in a web framework that must not face the network. It trusts `X-Mooring-*` headers because only the
+edge can reach its socket, so the edge takes them off every request before it writes its own.
+
+It must not: authenticate (the API does, by the same index), or forward an upgrade.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter
+
+from mooring.edge.settings import EdgeSettings
+from mooring.lib import metrics
+from mooring.net.http1client import Http1Pool
+from mooring.proxy.answers import Refused, refuse
+from mooring.proxy.ports import Client, Handler
+from mooring.proxy.relay import Relay
+from mooring.wire.frames import Code
+from mooring.wire.headers import Headers, RequestHead, ResponseHead, strip_hop_by_hop
+from mooring.wire.http1_request import Request
+from mooring.wire.http1_writer import FramingError
+
+_DROP: Final = frozenset(
+    {b"content-length", b"expect", b"forwarded", b"x-http-method", b"x-http-method-override", b"x-method-override",
+     b"x-real-ip", b"x-request-id"}
+)  # fmt: skip
+_DROP_PREFIXES: Final = (b"x-mooring-", b"x-forwarded-", b"x-remote-", b"impersonate-")
+
+
+class RestRoute:
+    """Forwards requests to the REST API."""
+
+    def __init__(self, pool: Http1Pool, settings: EdgeSettings) -> None:
+        self.pool = pool
+        self.settings = settings
+        self._counters: dict[int, Counter] = {}
+
+    def handle(self, client: Client, request: Request) -> Handler | None:
+        """Take a request. None: it has been answered."""
+        if request.upgrade:
+            refuse(client, Refused(400, "nothing on this path can be upgraded"))
+            return None
+        if request.length > self.settings.api_body_max:
+            refuse(client, self.too_large())
+            return None
+        exchange = _Exchange(self, client, client_ended=request.body == "none")
+        exchange.start(RequestHead(request.head.method, request.head.target, self._headers(client, request)))
+        return exchange
+
+    def too_large(self) -> Refused:
+        """The answer to a body over the bound."""
+        return Refused(413, f"the REST API takes at most {self.settings.api_body_max} bytes")
+
+    def count(self, code: int) -> None:
+        """Count an answered request."""
+        counter = self._counters.get(code)
+        if counter is None:
+            counter = self._counters[code] = metrics.HTTP_REQUESTS.labels("api", str(code))
+        counter.inc()
+
+    def _headers(self, client: Client, request: Request) -> Headers:
+        headers: Headers = []
+        for pair in strip_hop_by_hop(request.head.headers):
+            name = pair[0].lower().replace(b"_", b"-")
+            if name not in _DROP and not name.startswith(_DROP_PREFIXES):
+                headers.append(pair)
+        if request.body == "length":
+            headers.append((b"Content-Length", b"%d" % request.length))
+        elif request.body == "chunked":
+            headers.append((b"Transfer-Encoding", b"chunked"))
+        headers.append((b"X-Mooring-Request-Id", client.request_id.encode()))
+        headers.append((b"X-Mooring-Source", client.source.encode()))
+        return headers
+
+
+class _Exchange(Relay):
+    __slots__ = ("_route",)
+
+    def __init__(self, route: RestRoute, client: Client, *, client_ended: bool) -> None:
+        super().__init__(client, client_ended=client_ended)
+        self._route = route
+
+    def start(self, head: RequestHead) -> None:
+        self._upstream = self._route.pool.request(head, self, head_timeout=self._route.settings.api_answer_timeout)
+
+    def client_data(self, data: bytes) -> None:
+        if self.bytes_in + len(data) > self._route.settings.api_body_max:
+            self._answer(self._route.too_large())
+        else:
+            super().client_data(data)
+
+    def on_head(self, head: ResponseHead, fin: bool) -> None:
+        """UpstreamSink: the head of the response."""
+        self.answered(head, fin)
+
+    def accept(self, head: ResponseHead) -> ResponseHead:
+        if head.status < 200:
+            raise FramingError("an upgrade that was not asked for")
+        headers = [pair for pair in strip_hop_by_hop(head.headers) if pair[0].lower() != b"x-request-id"]
+        return ResponseHead(head.status, head.reason, headers)
+
+    def fail(self, code: Code, message: str, *, sent: bool) -> None:
+        if code == Code.TIMEOUT:
+            self._answer(Refused(504, "the REST API did not answer in time"))
+        elif code == Code.BUSY:
+            self._answer(Refused(429, "the REST API has too many open requests; try again later", retry_after=1))
+        else:
+            again = None if sent else 1
+            self._answer(Refused(503, f"the REST API cannot be reached: {message[:256]}", retry_after=again))
+
+    def done(self, outcome: str) -> None:
+        self._route.count(self.code)
+
+    def _answer(self, refusal: Refused) -> None:
+        """An answer of ours in place of the API's."""
+        self._drop_upstream(Code.CANCEL, "answered by the edge")
+        if self.code:
+            self.client.abort()
+        else:
+            self.code = refusal.code
+            refuse(self.client, refusal)
+        self._finish("answered by the edge")

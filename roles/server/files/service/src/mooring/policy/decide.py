@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""May this identity enter this cluster?
+
+Why: the server's own authorisation is one question; what somebody may do inside the cluster is decided there, by
+Kubernetes RBAC. The answer is a pure function of facts, so that every route asks the same one and tests can table it.
+
+It must not: look anything up, know about requests, or allow by default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Subject(Protocol):
+    """What is asked of an identity; `authn.identity.Identity` has it."""
+
+    @property
+    def admin(self) -> bool:
+        """Whether the user is in the built-in group `admins`."""
+        ...
+
+    @property
+    def token_cluster(self) -> str | None:
+        """The id of the only cluster that the token is good for, or None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer, and a sentence that says why; `reason` is shown to the user when the answer is no."""
+
+    allowed: bool
+    reason: str
+
+
+_SCOPED = Decision(False, "this token is good for another cluster only; use one that is not bound to a cluster")
+_ADMIN = Decision(True, "the user is an administrator")
+_MEMBER = Decision(True, "the user has a membership in this cluster")
+_STRANGER = Decision(
+    False, "you have no membership in this cluster; ask an administrator for one (mooring membership create)"
+)
+
+
+def decide(identity: Subject, cluster_id: str, member: bool) -> Decision:
+    """Whether `identity` may enter the cluster.
+
+    `member` says whether the user, or a group of the user, has a membership there. The scope of a token is asked first,
+    since it binds administrators too.
+    """
+    if identity.token_cluster is not None and identity.token_cluster != cluster_id:
+        return _SCOPED
+    if identity.admin:
+        return _ADMIN
+    if member:
+        return _MEMBER
+    return _STRANGER

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that come from this server itself, as Kubernetes `Status` objects.
+
+Why: kubectl prints the `message` of a Status, so each one says what to do. One place builds them, with the headers that
+go along. It must not decide anything; it must never put a token or a header of the client into a message.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from mooring.kube import status as kube
+from mooring.proxy.ports import Client
+from mooring.wire.headers import Headers, ResponseHead
+
+REASONS: dict[int, str] = {
+    400: kube.BAD_REQUEST,
+    401: kube.UNAUTHORIZED,
+    403: kube.FORBIDDEN,
+    404: kube.NOT_FOUND,
+    405: "MethodNotAllowed",
+    408: kube.TIMEOUT,
+    413: kube.TOO_LARGE,
+    417: kube.BAD_REQUEST,
+    429: kube.TOO_MANY,
+    431: kube.BAD_REQUEST,
+    500: kube.INTERNAL,
+    501: "MethodNotAllowed",
+    502: kube.INTERNAL,
+    503: kube.UNAVAILABLE,
+    504: kube.TIMEOUT,
+    505: kube.BAD_REQUEST,
+}
+"""The machine-readable word for each status that we answer with."""
+
+PHRASES: dict[int, bytes] = {entry.value: entry.phrase.encode() for entry in HTTPStatus}
+
+
+class Refused(Exception):
+    """A step of the chain says no. `retry_after` in seconds; `headers` go along with the answer."""
+
+    def __init__(
+        self, code: int, message: str, *, retry_after: int | None = None, headers: Headers | None = None
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+        self.headers = headers or []
+
+
+def unauthorized(message: str) -> Refused:
+    """A 401 with the challenge that RFC 6750 section 3 asks for."""
+    return Refused(401, message, headers=[(b"WWW-Authenticate", b'Bearer realm="mooring"')])
+
+
+def send(client: Client, code: int, body: bytes, content_type: bytes, headers: Headers | None = None) -> None:
+    """A whole answer of ours. Never cached: what is true for one token now may not be for the next."""
+    head: Headers = [
+        (b"Content-Type", content_type),
+        (b"Content-Length", b"%d" % len(body)),
+        (b"Cache-Control", b"no-store"),
+        (b"X-Content-Type-Options", b"nosniff"),
+    ]
+    head += headers or []
+    client.respond(ResponseHead(code, PHRASES.get(code, b""), head), not body)
+    if body:
+        client.write(body)
+    client.finish()
+
+
+def refuse(client: Client, refusal: Refused) -> None:
+    """The answer to a refused request, as a Status."""
+    headers = list(refusal.headers)
+    if refusal.retry_after is not None:
+        headers.append((b"Retry-After", b"%d" % refusal.retry_after))
+    body = kube.status(
+        refusal.code,
+        REASONS.get(refusal.code, kube.INTERNAL),
+        refusal.message,
+        retry_after=refusal.retry_after,
+    )
+    send(client, refusal.code, body, kube.CONTENT_TYPE, headers)

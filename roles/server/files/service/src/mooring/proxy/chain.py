@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proxy chain: every request to a cluster takes these steps, in this order.
+
+    sanitise       our view of the headers: nothing that speaks of identity, connection or this server gets through
+    authenticate   the bearer token -> an identity                                       401
+    route          the URL -> a cluster, and the Kubernetes path, unchanged              400, 404
+    authorise      may this identity enter this cluster; no client impersonation         403, 429, 503 (audit)
+    impersonate    the identity -> Impersonate-* headers
+    forward        a new head on a stream of the cluster's tunnel                        503 not connected
+
+Each step raises `Refused` or goes on; nothing is forwarded by default. It must not ask a database, wait, or log
+secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import Counter
+
+from mooring.authn.identity import Identity
+from mooring.authn.index import ClusterView, Index, Unauthenticated
+from mooring.lib import metrics
+from mooring.lib.clock import Clock, rfc3339
+from mooring.policy.decide import decide
+from mooring.proxy import upgrade
+from mooring.proxy.answers import Refused, refuse, unauthorized
+from mooring.proxy.audit import Audit
+from mooring.proxy.forward import Ask, Forward, audit_record
+from mooring.proxy.impersonate import Impersonator, sanitise
+from mooring.proxy.ports import Client, Handler, Hub
+from mooring.proxy.registry import Registry
+from mooring.proxy.requestinfo import long_running, request_info
+from mooring.tunnel.stream import pack_open
+from mooring.wire.frames import LocalError
+from mooring.wire.headers import Headers, RequestHead, get, get_all, serialize_request
+from mooring.wire.http1_request import Request
+
+PREFIX: Final = b"/k8s/clusters/"
+TARGET: Final = "apiserver"
+
+_CLUSTER: Final = re.compile(rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/=-]{1,512})")
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSettings:
+    """`identity_prefix` goes before user and group names in clusters. `answer_timeout`: seconds until the head of a
+    response. The rest are bounds on open exchanges."""
+
+    identity_prefix: str = "mooring:"
+    answer_timeout: float = 300.0
+    max_per_cluster: int = 2_000
+    max_per_user: int = 1_000
+
+
+class Chain:
+    """Takes requests for clusters. One per server; all parts are given by the composition root."""
+
+    def __init__(
+        self, *, index: Index, hub: Hub, audit: Audit, registry: Registry, clock: Clock, settings: ChainSettings
+    ) -> None:
+        self.index = index
+        self.hub = hub
+        self.audit = audit
+        self.registry = registry
+        self.clock = clock
+        self.settings = settings
+        self._impersonator = Impersonator(settings.identity_prefix)
+        self._counters: dict[int, Counter] = {}
+
+    def handle(self, client: Client, request: Request) -> Handler | None:
+        """Take a request whose target begins with PREFIX. None: it has been answered."""
+        head = request.head
+        ask: Ask | None = None
+        try:
+            kept, impersonates = sanitise(head.headers)
+            identity = self.authenticate(head.headers)
+            cluster, target = self.route(head.target)
+            ask = self._ask(identity, cluster, head, target, request.upgrade)
+            self.authorise(ask, impersonates, head.headers)
+            ours = self._impersonator.headers(identity, client.request_id)
+            payload = self._rebuild(request, target, kept, ours, ask.upgrade)
+            forward = Forward(self, client, ask, client_ended=request.body == "none" and not request.upgrade)
+            forward.start(payload)
+        except Refused as refusal:
+            self.count(refusal.code)
+            if ask is not None and self.audit.accepting:
+                record = audit_record(ask, client, "complete", refusal.code, self.clock.now())
+                record.outcome = "refused"
+                self.audit.record(record)
+            refuse(client, refusal)
+            return None
+        return forward
+
+    # -- the steps ---------------------------------------------------------------------------------------------------
+
+    def authenticate(self, headers: Headers) -> Identity:
+        """The identity behind the bearer token. Raises Refused(401)."""
+        values = get_all(headers, b"authorization")
+        if not values:
+            metrics.AUTH_FAILURES.labels("missing").inc()
+            raise unauthorized("no bearer token; log in with 'mooring login' or use a kubeconfig of this server")
+        match = _BEARER.fullmatch(values[0])
+        if match is None or len(values) > 1:
+            metrics.AUTH_FAILURES.labels("malformed").inc()
+            raise unauthorized("the Authorization header does not hold one bearer token")
+        now = self.clock.now()
+        try:
+            identity = self.index.authenticate(match[1].decode("ascii"), now)
+        except Unauthenticated as error:
+            metrics.AUTH_FAILURES.labels(error.cause).inc()
+            raise unauthorized(str(error)) from None
+        self.index.note_used(identity.token_id, now)
+        return identity
+
+    def route(self, target: bytes) -> tuple[ClusterView, bytes]:
+        """The cluster that a target names, and the rest of the target as the cluster gets it. Raises Refused."""
+        path, mark, query = target[len(PREFIX) :].partition(b"?")
+        ref, _, rest = path.partition(b"/")
+        if _CLUSTER.fullmatch(ref) is None:
+            raise Refused(404, "there is no such cluster: the URL must be /k8s/clusters/<name or id>/<Kubernetes path>")
+        cluster = self.index.cluster(ref.decode("ascii"))
+        if cluster is None:
+            raise Refused(404, f"there is no cluster \"{ref.decode()}\" here; see 'mooring cluster list'")
+        return cluster, b"/" + rest + mark + query
+
+    def authorise(self, ask: Ask, impersonates: bool, headers: Headers) -> None:
+        """May they, and is there room. Raises Refused."""
+        identity, cluster = ask.identity, ask.cluster
+        member = bool(self.index.may_enter_facts(identity, cluster.id))
+        decision = decide(identity, cluster.id, member)
+        if not decision.allowed:
+            raise Refused(403, f'cluster "{cluster.name}" is forbidden to user "{identity.user}": {decision.reason}')
+        if impersonates:
+            raise Refused(
+                403,
+                "impersonation by clients (kubectl --as, --as-group, --as-uid) is not supported yet: "
+                "this server does not forward Impersonate-* headers; use a token of the user that you want to act as",
+            )
+        if ask.upgrade:
+            upgrade.check_origin(headers)
+        if not self.audit.accepting:
+            raise Refused(
+                503, f"requests are refused while they cannot be recorded: {self.audit.problem}", retry_after=5
+            )
+        if self.registry.of_cluster(cluster.id) >= self.settings.max_per_cluster:
+            raise Refused(429, f'cluster "{cluster.name}" has too many open requests; try again later', retry_after=1)
+        if self.registry.of_user(identity.user_id) >= self.settings.max_per_user:
+            raise Refused(429, f'user "{identity.user}" has too many open requests; close some watches', retry_after=1)
+
+    def _rebuild(self, request: Request, target: bytes, kept: Headers, ours: Headers, wanted: bytes) -> bytes:
+        """The payload of the OPEN: a new head, in which nothing about identity or framing comes from the client."""
+        headers: Headers = [(b"Host", b"apiserver")]
+        headers += upgrade.request_headers(kept, wanted) if wanted else kept
+        if request.body == "length":
+            headers.append((b"Content-Length", b"%d" % request.length))
+        elif request.body == "chunked":
+            headers.append((b"Transfer-Encoding", b"chunked"))
+        elif request.head.method in (b"POST", b"PUT", b"PATCH"):
+            headers.append((b"Content-Length", b"0"))
+        headers += ours
+        try:
+            return pack_open(TARGET, serialize_request(RequestHead(request.head.method, target, headers)))
+        except (ValueError, LocalError) as error:
+            raise Refused(500, f"the request cannot be written for the cluster: {error}") from error
+
+    # -- what the exchanges ask ----------------------------------------------------------------------------------------
+
+    def not_connected(self, cluster: ClusterView) -> Refused:
+        """Why nothing can be forwarded. One second to wait: client-go repeats ten times before it prints this."""
+        name = cluster.name
+        if cluster.refused_reason:
+            why = f"its agent was refused: {cluster.refused_reason}"
+        elif not cluster.ever_connected:
+            why = f"its agent has never connected; apply the output of 'mooring cluster manifest {name}' in the cluster"
+        else:
+            since = f" at {rfc3339(cluster.last_seen_at)}" if cluster.last_seen_at is not None else ""
+            why = f"its agent was lost{since}" + (f": {cluster.lost_reason}" if cluster.lost_reason else "")
+            why += "; check the deployment mooring-agent in the namespace mooring-system"
+        return Refused(503, f'cluster "{name}" is not connected: {why}', retry_after=1)
+
+    def count(self, code: int) -> None:
+        """Count an answered request."""
+        counter = self._counters.get(code)
+        if counter is None:
+            counter = self._counters[code] = metrics.HTTP_REQUESTS.labels("proxy", str(code))
+        counter.inc()
+
+    def _ask(self, identity: Identity, cluster: ClusterView, head: RequestHead, target: bytes, upgrades: bool) -> Ask:
+        text = target.decode("ascii")
+        info = request_info(head.method.decode("ascii"), text)
+        return Ask(
+            identity=identity,
+            cluster=cluster,
+            info=info,
+            long=long_running(info, text),
+            upgrade=upgrade.protocol(head.headers) if upgrades else b"",
+            prefix=f"/k8s/clusters/{cluster.name}",
+            user_agent=(get(head.headers, b"user-agent") or b"")[:256].decode("utf-8", "replace"),
+            started=self.clock.now(),
+            started_monotonic=self.clock.monotonic(),
+        )

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One proxied exchange: a client's request on a stream of the cluster's tunnel, and the cluster's answer back.
+
+Why: here the last rules are kept: what a cluster may say to a client (no cookies, no redirects that could carry a token
+away), what a failure of the tunnel or the agent is called, what goes into the audit log, and that a right taken away
+ends the exchange.
+
+It must not: look at bodies, answer for the cluster when it has answered, or say "try again" for a request that may have
+had effects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mooring.authn.identity import Identity
+from mooring.authn.index import ClusterView
+from mooring.lib import metrics
+from mooring.lib.clock import rfc3339
+from mooring.proxy.answers import Refused, refuse
+from mooring.proxy.audit import AuditRecord
+from mooring.proxy.ports import Client
+from mooring.proxy.relay import Relay
+from mooring.proxy.requestinfo import RequestInfo
+from mooring.proxy.upgrade import switched
+from mooring.tunnel.stream import SessionBusy, SessionClosed
+from mooring.wire.frames import Code
+from mooring.wire.headers import (
+    HOP_BY_HOP,
+    BadMessage,
+    Headers,
+    ResponseHead,
+    connection_tokens,
+    has_dot_segments,
+    parse_response_head,
+)
+from mooring.wire.http1_writer import FramingError
+
+if TYPE_CHECKING:
+    from mooring.proxy.chain import Chain
+
+_DROP: Final = HOP_BY_HOP | {
+    b"alt-svc",
+    b"clear-site-data",
+    b"public-key-pins",
+    b"refresh",
+    b"set-cookie",
+    b"set-cookie2",
+    b"strict-transport-security",
+    b"x-request-id",
+}
+"""What a cluster may not say in this server's name: these headers speak of the whole origin, not of one response."""
+_DROP_PREFIX: Final = b"access-control-"
+
+_CACHE_MAX: Final = 1024
+_dropped: dict[bytes, bool] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the chain found out about a request, for the exchange and its audit record. `started` is in Unix seconds."""
+
+    identity: Identity
+    cluster: ClusterView
+    info: RequestInfo
+    long: bool
+    upgrade: bytes
+    prefix: str
+    user_agent: str
+    started: float
+    started_monotonic: float
+
+
+class Forward(Relay):
+    """A proxied exchange. `start` opens the stream."""
+
+    __slots__ = ("_chain", "_payload", "_recorded_start", "_retried", "ask", "cluster_id", "identity")
+
+    def __init__(self, chain: Chain, client: Client, ask: Ask, *, client_ended: bool) -> None:
+        super().__init__(client, client_ended=client_ended)
+        self.ask = ask
+        self.identity = ask.identity
+        self.cluster_id = ask.cluster.id
+        self._chain = chain
+        self._payload = b""
+        self._recorded_start = False
+        self._retried = False
+
+    def start(self, payload: bytes) -> None:
+        """Open the stream with the payload of an OPEN. Raises Refused."""
+        session = self._chain.hub.session_for(self.cluster_id)
+        if session is None:
+            raise self._chain.not_connected(self.ask.cluster)
+        try:
+            self._upstream = session.open(payload, self, fin=self._client_ended)
+        except SessionBusy as error:
+            raise Refused(429, f"cluster {self.ask.cluster.name}: {error.reason}", retry_after=1) from None
+        except SessionClosed:
+            raise self._chain.not_connected(self.ask.cluster) from None
+        if self._client_ended:
+            self._payload = payload
+        self._chain.registry.add(self, self.ask.started_monotonic + self._chain.settings.answer_timeout)
+
+    # -- Relay -----------------------------------------------------------------------------------------------------
+
+    def on_head(self, head: bytes, fin: bool) -> None:
+        """StreamSink: the head of the response."""
+        if self.over:
+            return
+        self._chain.registry.answered(self)
+        self._payload = b""
+        try:
+            parsed = parse_response_head(head)
+        except BadMessage as error:
+            self.break_off(error.reason)
+            return
+        metrics.PROXY_SECONDS.observe(self._chain.clock.monotonic() - self.ask.started_monotonic)
+        self.answered(parsed, fin)
+        if not self.over and self.code and (self.raw or (self.ask.long and self.code == 200)):
+            self._recorded_start = True
+            self._chain.audit.record(self.record("start", ""))
+
+    def on_refused(self, code: Code, message: str) -> None:
+        """StreamSink: nothing was sent. When the session was just leaving, another may take the request."""
+        if code == Code.SHUTDOWN and self._payload and not self._retried and not self.over:
+            self._retried = True
+            session = self._chain.hub.session_for(self.cluster_id)
+            if session is not None:
+                try:
+                    self._upstream = session.open(self._payload, self, fin=True)
+                except (SessionBusy, SessionClosed):
+                    pass
+                else:
+                    return
+        super().on_refused(code, message)
+
+    def accept(self, head: ResponseHead) -> ResponseHead:
+        if head.status < 200:
+            agreed = switched(head, self.ask.upgrade) if head.status == 101 else None
+            if agreed is None:
+                raise FramingError("the cluster switched to a protocol that was not asked for")
+            headers = response_headers(head.headers)
+            headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
+            headers += [(b"Connection", b"Upgrade"), (b"Upgrade", agreed)]
+            return ResponseHead(101, b"Switching Protocols", headers)
+        headers = response_headers(head.headers)
+        if 300 <= head.status < 400:
+            headers = [_safe_location(pair, self.ask.prefix) for pair in headers]
+        return ResponseHead(head.status, head.reason, headers)
+
+    def fail(self, code: Code, message: str, *, sent: bool) -> None:
+        refusal = failure(self.ask.cluster.name, code, message, sent=sent)
+        self.code = refusal.code
+        self._upstream = None
+        refuse(self.client, refusal)
+        self._finish("" if not sent else f"failed: {code.name}")
+
+    def done(self, outcome: str) -> None:
+        self._payload = b""
+        self._chain.registry.remove(self)
+        self._chain.count(self.code)
+        self._chain.audit.record(self.record("end" if self._recorded_start else "complete", outcome))
+
+    # -- registry ----------------------------------------------------------------------------------------------------
+
+    def cut(self, cause: str, message: str) -> None:
+        """End it now: a right was taken away, or the server stops."""
+        if self.over:
+            return
+        if self.code:
+            self.client.abort()
+        else:
+            self.code = 403 if cause != "stop" else 503
+            refuse(self.client, Refused(self.code, message))
+        self._finish(f"cut: {cause}")
+
+    def late(self) -> None:
+        """No head in time."""
+        if not self.over and not self.code:
+            self._drop_upstream(Code.TIMEOUT, "no answer in time")
+            seconds = self._chain.settings.answer_timeout
+            self.fail(Code.TIMEOUT, f"no answer within {seconds:.0f} s", sent=True)
+
+    # -- audit -------------------------------------------------------------------------------------------------------
+
+    def record(self, stage: str, outcome: str) -> AuditRecord:
+        """The audit record of this exchange as it stands."""
+        clock = self._chain.clock
+        record = audit_record(self.ask, self.client, stage, self.code, clock.now())
+        record.bytes_in = self.bytes_in
+        record.bytes_out = self.bytes_out
+        record.duration_ms = round((clock.monotonic() - self.ask.started_monotonic) * 1000, 3)
+        record.outcome = outcome
+        return record
+
+
+def audit_record(ask: Ask, client: Client, stage: str, code: int, now: float) -> AuditRecord:
+    """A record with what is known when a request has been understood."""
+    identity, info = ask.identity, ask.info
+    return AuditRecord(
+        time=rfc3339(now),
+        stage=stage,
+        request_id=client.request_id,
+        source=client.source,
+        user=identity.user,
+        uid=identity.uid,
+        groups=identity.groups,
+        token_id=identity.token_id,
+        cluster=ask.cluster.name,
+        cluster_id=ask.cluster.id,
+        verb=info.verb,
+        path=info.path,
+        code=code,
+        resource_request=info.resource_request,
+        api_group=info.api_group,
+        api_version=info.api_version,
+        resource=info.resource,
+        subresource=info.subresource,
+        namespace=info.namespace,
+        name=info.name,
+        upgrade=ask.upgrade.decode("latin-1"),
+        user_agent=ask.user_agent,
+    )
+
+
+def response_headers(headers: Headers) -> Headers:
+    """The headers of a cluster's response that a client may see."""
+    named = connection_tokens(headers) - {b"content-length"}
+    kept: Headers = []
+    html = False
+    for pair in headers:
+        name = pair[0]
+        drop = _dropped.get(name)
+        if drop is None:
+            plain = name.lower()
+            drop = plain in _DROP or plain.startswith(_DROP_PREFIX)
+            if len(_dropped) < _CACHE_MAX and len(name) <= 64:
+                _dropped[name] = drop
+        if drop or (named and name.lower() in named):
+            continue
+        if len(name) == 12 and name.lower() == b"content-type" and b"html" in pair[1].lower():
+            html = True
+        kept.append(pair)
+    if html:
+        # A page that a cluster serves (a proxied service) must not act as a page of this server in a browser.
+        kept.append((b"Content-Security-Policy", b"sandbox"))
+    return kept
+
+
+def _safe_location(pair: tuple[bytes, bytes], prefix: str) -> tuple[bytes, bytes]:
+    """A redirect may only lead to the same cluster. client-go sends its token wherever a redirect leads."""
+    name, value = pair
+    if name.lower() != b"location":
+        return pair
+    if not value.startswith(b"/") or value.startswith(b"//") or b"\\" in value or has_dot_segments(value):
+        raise FramingError("the cluster answered with a redirect to another place, which is not passed on")
+    return name, prefix.encode() + value
+
+
+def failure(cluster: str, code: Code, message: str, *, sent: bool) -> Refused:
+    """What a failed stream is to the client. `sent`: no Retry-After, as client-go would repeat even a POST."""
+    said = f": {message[:512]}" if message else ""
+    again = None if sent else 1
+    match code:
+        case Code.BUSY:
+            return Refused(429, f"cluster {cluster}: its agent has too many open requests{said}", retry_after=again)
+        case Code.BAD_REQUEST:
+            return Refused(400, f"cluster {cluster}: the agent cannot take this request{said}")
+        case Code.REFUSED_TARGET:
+            return Refused(502, f"cluster {cluster}: the agent does not dial this target{said}")
+        case Code.UPSTREAM_TLS:
+            return Refused(
+                502,
+                f"cluster {cluster}: the agent does not trust the certificate of the API server{said}; "
+                "check the CA that the agent runs with",
+            )
+        case Code.CREDENTIAL:
+            return Refused(
+                503,
+                f"cluster {cluster}: the agent has no valid token of the service account mooring-impersonator{said}; "
+                "see the log of the deployment mooring-agent in the namespace mooring-system",
+                retry_after=again,
+            )
+        case Code.TIMEOUT:
+            return Refused(504, f"cluster {cluster}: the API server did not answer in time{said}")
+        case Code.UPSTREAM_UNREACHABLE | Code.SHUTDOWN | Code.CANCEL | Code.NO_ERROR if not sent:
+            return Refused(503, f"cluster {cluster}: the agent cannot reach the API server{said}", retry_after=again)
+        case Code.UPSTREAM_UNREACHABLE | Code.SHUTDOWN | Code.CANCEL | Code.NO_ERROR:
+            return Refused(
+                503,
+                f"cluster {cluster}: the connection was lost before the answer came{said}; "
+                "the request may have been carried out",
+            )
+        case _:
+            return Refused(502, f"cluster {cluster}: the tunnel or the API server broke the protocol{said}")
