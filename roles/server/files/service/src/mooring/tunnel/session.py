@@ -183,9 +183,10 @@ class Session:
         """Whether the session has ended, or is about to."""
         return self.close_code is not None
 
-    def __len__(self) -> int:
-        """Streams that are open."""
-        return len(self.mux)
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return self.mux.streams
 
     def open(self, payload: bytes, sink: StreamSink, fin: bool = False) -> Stream:
         """Open a stream; see `mooring.tunnel.stream.StreamOpener`.
@@ -211,7 +212,9 @@ class Session:
     def stats(self) -> Stats:
         """The counters now."""
         mux = self.mux
-        return Stats(len(mux), mux.streams_total, mux.frames_in, mux.bytes_in, mux.frames_out, mux.bytes_out, mux.rtt)
+        return Stats(
+            mux.streams, mux.streams_total, mux.frames_in, mux.bytes_in, mux.frames_out, mux.bytes_out, mux.rtt
+        )
 
     async def wait_ready(self) -> Hello:
         """Wait for the peer's HELLO, which has its own deadline. Raises SessionClosed if the session ends first."""
@@ -225,7 +228,7 @@ class Session:
         """Send GOAWAY, let the open streams finish for at most `timeout` seconds, then close."""
         self.mux.goaway(Code.NO_ERROR, "shutting down")
         self.wake()
-        if len(self.mux) and self.close_code is None:
+        if self.mux.streams and self.close_code is None:
             self._idle = self._loop.create_future()
             await asyncio.wait([self._idle, self._closed], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         self.close(Code.SHUTDOWN, "shutting down")
@@ -319,7 +322,7 @@ class Session:
             return
         for stream in mux.take_writable():
             self._call(stream, stream.sink.on_writable)
-        if self._idle is not None and not len(mux) and not self._idle.done():
+        if self._idle is not None and not mux.streams and not self._idle.done():
             self._idle.set_result(None)
 
     # -- events -----------------------------------------------------------------------------------------------------

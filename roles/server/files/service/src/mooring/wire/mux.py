@@ -75,8 +75,9 @@ class Mux:
 
     # -- what is so -------------------------------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        """Streams that are open."""
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
         return len(self._streams)
 
     def __contains__(self, stream_id: int) -> bool:

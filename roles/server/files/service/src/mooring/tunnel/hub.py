@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cluster is reached through which live session.
+
+Exists so that the proxy asks one object for a way into a cluster, and everybody who shows or records connection states
+hears of changes from one place. It must not know how sessions come about, and keeps nothing that outlives the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mooring.lib import logging, metrics
+from mooring.lib.clock import Clock, SystemClock
+from mooring.tunnel.session import Session
+from mooring.wire.frames import Code
+
+MAX_SESSIONS = 16  # of one cluster: more agents than that in one cluster are a mistake, or an attack
+
+OnChange = Callable[[str, bool, str], None]
+OnMessage = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """When (Unix seconds) and why a cluster was last lost."""
+
+    at: float
+    reason: str
+
+
+class Hub:
+    """The live sessions of every cluster.
+
+    `on_change(cluster_id, connected, reason)` is called when the first usable session of a cluster came or its last
+    one went; `on_message(cluster_id, message)` for each control message of an agent. Both are lists of callbacks that
+    must not block; what one raises is logged, and the others are called all the same.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.on_change: list[OnChange] = []
+        self.on_message: list[OnMessage] = []
+        self._clock = clock or SystemClock()
+        self._log = logging.get("mooring.tunnel.hub")
+        self._sessions: dict[str, list[Session]] = {}
+        self._connected: set[str] = set()
+        self._lost: dict[str, Lost] = {}
+        self._counted: dict[Session, tuple[int, int]] = {}
+        self._draining = False
+        metrics.TUNNEL_SESSIONS.set_function(self._count_sessions)
+        metrics.TUNNEL_STREAMS.set_function(self.streams)
+
+    # -- sessions come and go -----------------------------------------------------------------------------------------
+
+    def add(self, cluster_id: str, session: Session) -> None:
+        """Take a session of an authenticated agent of this cluster, before or after its HELLO.
+
+        It is used once HELLO came. An older session with the same instance of the agent is closed then: the agent
+        would not have dialled again if that one worked. At 16 sessions of one cluster, a new one is closed with BUSY.
+        """
+        sessions = self._sessions.setdefault(cluster_id, [])
+        if self._draining or len(sessions) >= MAX_SESSIONS:
+            if not sessions:
+                del self._sessions[cluster_id]
+            if self._draining:
+                session.close(Code.SHUTDOWN, "the server is shutting down")
+            else:
+                session.close(Code.BUSY, f"the cluster has {MAX_SESSIONS} sessions already")
+            return
+        sessions.append(session)
+        session.on_ready = lambda session: self._ready(cluster_id, session)
+        session.on_message = lambda session, message: self._message(cluster_id, message)
+        session.on_going_away = lambda session: self._update(cluster_id, "the agent is shutting down")
+        session.on_tick = self._count_bytes
+        session.on_close = lambda session, code, reason: self._closed(cluster_id, session, code, reason)
+        if session.closed:
+            self._closed(cluster_id, session, session.close_code or Code.NO_ERROR, session.close_reason)
+        elif session.peer is not None:
+            self._ready(cluster_id, session)
+
+    def remove(self, cluster_id: str, reason: str) -> None:
+        """End every session of a cluster that was deleted, or whose agent got another key, and forget the cluster."""
+        for session in list(self._sessions.get(cluster_id, ())):
+            session.close(Code.CREDENTIAL, reason)
+        self._lost.pop(cluster_id, None)
+
+    async def close_all(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - the deadline is the point of this call
+        """Take no new sessions; let open streams finish for at most `timeout` seconds; then close all sessions."""
+        self._draining = True
+        await asyncio.gather(*[session.drain(timeout) for session in self._all()])
+
+    # -- for the proxy ------------------------------------------------------------------------------------------------
+
+    def session_for(self, cluster_id: str, but_not: Session | None = None) -> Session | None:
+        """The usable session of a cluster with the fewest open streams, or None. `but_not`: one that just refused."""
+        sessions = self._sessions.get(cluster_id)
+        if sessions is None:
+            return None
+        if len(sessions) == 1 and but_not is None:
+            return sessions[0] if sessions[0].usable else None
+        usable = [session for session in sessions if session.usable and session is not but_not]
+        return min(usable, key=lambda session: session.streams, default=None)
+
+    def connected(self, cluster_id: str) -> bool:
+        """Whether a usable session of the cluster is there."""
+        return cluster_id in self._connected
+
+    def clusters(self) -> list[str]:
+        """The ids of all connected clusters."""
+        return sorted(self._connected)
+
+    def last_lost(self, cluster_id: str) -> Lost | None:
+        """When and why the cluster's last session went, since this process started; None when it never did."""
+        return self._lost.get(cluster_id)
+
+    def sessions(self, cluster_id: str) -> list[Session]:
+        """The sessions of a cluster, also those that are not usable yet or any more."""
+        return list(self._sessions.get(cluster_id, ()))
+
+    def streams(self) -> int:
+        """Open streams of all sessions."""
+        return sum(session.streams for session in self._all())
+
+    # -- callbacks of sessions ----------------------------------------------------------------------------------------
+
+    def _ready(self, cluster_id: str, session: Session) -> None:
+        assert session.peer is not None
+        instance = session.peer.instance
+        for other in list(self._sessions.get(cluster_id, ())):
+            if other is not session and other.peer is not None and other.peer.instance == instance:
+                other.close(Code.NO_ERROR, "the agent has a newer session")
+        self._log.info("agent connected", cluster=cluster_id, instance=instance, version=session.peer.version)
+        self._update(cluster_id, "")
+
+    def _closed(self, cluster_id: str, session: Session, code: Code, reason: str) -> None:
+        sessions = self._sessions.get(cluster_id)
+        if sessions is None or session not in sessions:
+            return
+        sessions.remove(session)
+        if not sessions:
+            del self._sessions[cluster_id]
+        self._count_bytes(session)
+        self._counted.pop(session, None)
+        metrics.TUNNEL_ENDED.labels(code.name).inc()
+        self._log.info("agent session ended", cluster=cluster_id, code=code.name, reason=reason)
+        self._update(cluster_id, reason or code.name)
+
+    def _update(self, cluster_id: str, reason: str) -> None:
+        """Tell everybody if the cluster became connected or stopped being so."""
+        now = self.session_for(cluster_id) is not None
+        if now == (cluster_id in self._connected):
+            return
+        if now:
+            self._connected.add(cluster_id)
+        else:
+            self._connected.discard(cluster_id)
+            self._lost[cluster_id] = Lost(self._clock.now(), reason)
+        for callback in self.on_change:
+            self._call(callback, cluster_id, now, reason)
+
+    def _message(self, cluster_id: str, message: dict[str, Any]) -> None:
+        for callback in self.on_message:
+            self._call(callback, cluster_id, message)
+
+    def _call(self, callback: Callable[..., None], *args: Any) -> None:
+        try:
+            callback(*args)
+        except Exception as exc:
+            self._log.error("a callback of the hub failed", error=repr(exc), exc_info=exc)
+
+    # -- metrics ------------------------------------------------------------------------------------------------------
+
+    def _all(self) -> Iterator[Session]:
+        for sessions in list(self._sessions.values()):
+            yield from list(sessions)
+
+    def _count_sessions(self) -> int:
+        return sum(map(len, self._sessions.values()))
+
+    def _count_bytes(self, session: Session) -> None:
+        stats = session.stats()
+        before_in, before_out = self._counted.get(session, (0, 0))
+        metrics.TUNNEL_BYTES.labels("in").inc(stats.bytes_in - before_in)
+        metrics.TUNNEL_BYTES.labels("out").inc(stats.bytes_out - before_out)
+        self._counted[session] = (stats.bytes_in, stats.bytes_out)
