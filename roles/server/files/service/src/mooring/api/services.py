@@ -45,6 +45,10 @@ class ClusterControl(Protocol):
         """An agent that says it is this cluster's was refused."""
         ...
 
+    def note_registered(self, cluster_id: str) -> None:
+        """The cluster's agent has registered."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:

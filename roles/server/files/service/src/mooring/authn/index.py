@@ -141,7 +141,7 @@ class Index:
     def note_used(self, token_id: str, now: float) -> None:
         """Remember that a token was used; written to the store in batches."""
         if token_id in self._tokens:
-            self._used[token_id] = now
+            self._used[token_id] = max(now, self._used.get(token_id, now))
 
     def take_used(self) -> dict[str, float]:
         """The tokens used since the last call, with the time of their last use."""

@@ -37,8 +37,8 @@ class LoginThrottle:
             self._wait((source, ""), FREE_PER_SOURCE, now),
         )
 
-    def failed(self, user: str, source: str, now: float) -> None:
-        """A wrong password."""
+    def begin(self, user: str, source: str, now: float) -> None:
+        """A try begins. It counts as a wrong password until `succeeded`, so that tries side by side gain nothing."""
         for key in {(source, user), (source, "")}:
             entry = self._entries.get(key)
             if entry is None or now - entry.last > FORGET_AFTER:
@@ -50,8 +50,11 @@ class LoginThrottle:
             self._entries.popitem(last=False)
 
     def succeeded(self, user: str, source: str) -> None:
-        """The right password: that user's failures from there are forgotten, the source's others are not."""
+        """The right password: that user's failures from there are forgotten; of the source's, only this try is."""
         self._entries.pop((source, user), None)
+        entry = self._entries.get((source, ""))
+        if entry is not None:
+            entry.failures -= 1
 
     def _wait(self, key: tuple[str, str], free: int, now: float) -> float:
         entry = self._entries.get(key)

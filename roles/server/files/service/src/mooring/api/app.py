@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The REST API as an ASGI application: routes, guard, errors and the OpenAPI document, put together.
+
+It is served on a unix socket behind the edge; it must never be reachable in another way, since it believes the edge's
+headers about source address and request id.
+"""
+
+from __future__ import annotations
+
+from litestar import Litestar, Router
+from litestar.di import Provide
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+from mooring.api import agents, clusters, groups, kubeconfig, memberships, server, session, tokens, users
+from mooring.api.access import PUBLIC, Guard, caller
+from mooring.api.problems import answer
+from mooring.api.services import Services
+from mooring.lib.version import VERSION
+
+HANDLERS = [
+    session.login,
+    session.logout,
+    session.whoami,
+    server.get_server,
+    agents.register,
+    clusters.list_clusters,
+    clusters.create_cluster,
+    clusters.get_cluster,
+    clusters.edit_cluster,
+    clusters.delete_cluster,
+    clusters.create_join_token,
+    clusters.create_manifest,
+    users.list_users,
+    users.create_user,
+    users.get_user,
+    users.edit_user,
+    users.delete_user,
+    users.change_own_password,
+    groups.list_groups,
+    groups.create_group,
+    groups.get_group,
+    groups.edit_group,
+    groups.delete_group,
+    tokens.list_tokens,
+    tokens.create_token,
+    tokens.get_token,
+    tokens.revoke_token,
+    memberships.list_memberships,
+    memberships.create_membership,
+    memberships.get_membership,
+    memberships.delete_membership,
+    kubeconfig.create_kubeconfig,
+]
+
+
+def create(services: Services) -> Litestar:
+    """The application. Raises RuntimeError if a route does not say who may call it."""
+
+    def give_services() -> Services:
+        return services
+
+    guard = Guard(services)
+    app = Litestar(
+        route_handlers=[Router("/api/v1", route_handlers=HANDLERS)],
+        guards=[guard],
+        dependencies={
+            "services": Provide(give_services, sync_to_thread=False),
+            "caller": Provide(caller, sync_to_thread=False),
+        },
+        exception_handlers={Exception: answer},
+        request_max_body_size=services.settings.body_max,
+        openapi_config=OpenAPIConfig(
+            title="Mooring",
+            version=VERSION,
+            description="Errors are RFC 9457 problem documents. Lists come in pages: follow `next` by `cursor`.",
+            path="/schema",
+            render_plugins=[JsonRenderPlugin()],
+            openapi_router=Router("/schema", route_handlers=[], opt=PUBLIC, include_in_schema=False),
+            components=Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}),
+            security=[{"token": []}],
+            use_handler_docstrings=True,
+        ),
+        logging_config=None,
+        debug=False,
+    )
+    guard.learn(app)
+    return app

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clusters: what a person writes, what is seen of them, their join tokens and their import manifest."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from litestar import Response, delete, get, patch, post
+from litestar.params import Parameter
+from msgspec import UNSET, Meta, UnsetType, field
+
+from mooring.api.access import ADMIN, USER
+from mooring.api.common import (
+    Cursor,
+    Description,
+    IfMatch,
+    Input,
+    Limit,
+    Output,
+    Ttl,
+    check_labels,
+    check_match,
+    check_text,
+    etag,
+    found,
+    named,
+    next_cursor,
+    paging,
+    time_text,
+)
+from mooring.api.problems import conflict, invalid, not_found
+from mooring.api.services import Services
+from mooring.authn import tokens
+from mooring.authn.identity import Identity
+from mooring.kube import manifest as kube_manifest
+from mooring.lib.ids import new_id
+from mooring.lib.names import check_cluster_name
+from mooring.lib.secrets import Secret
+from mooring.store.ports import Transaction, VisibleTo
+from mooring.store.records import Cluster, ClusterState, JoinToken
+
+MAX_JOIN_TOKENS = 100
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
+
+
+class ConditionOut(Output):
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+    last_transition_at: str
+
+
+class ClusterOut(Output):
+    """`version` and the ETag count what people write; reports of the agent do not change them."""
+
+    id: str
+    name: str
+    description: str
+    labels: dict[str, str]
+    state: ClusterState
+    state_reason: str
+    conditions: list[ConditionOut]
+    created_at: str
+    updated_at: str
+    registered_at: str | None
+    last_seen_at: str | None
+    connected_at: str | None
+    kubernetes_version: str
+    node_count: int | None
+    nodes_ready: int | None
+    api_server_healthy: bool | None
+    agent_version: str
+    cluster_uid: str | None
+    proxy_url: str
+    version: int
+
+
+class ClusterList(Output):
+    items: list[ClusterOut]
+    next: str | None
+    total: int
+
+
+class ClusterNew(Input):
+    name: Annotated[str, Meta(max_length=63)]
+    description: Description = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class ClusterEdit(Input):
+    description: Description | UnsetType = UNSET
+    labels: dict[str, str] | UnsetType = UNSET
+
+
+class JoinTokenNew(Input):
+    ttl_seconds: Ttl | None = None
+
+
+class JoinTokenOut(Output):
+    """`join_token` is shown here and never again; it is good once."""
+
+    id: str
+    join_token: str
+    expires_at: str
+
+
+class ManifestNew(Input):
+    ttl_seconds: Ttl | None = None
+    image: str | None = None
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    admin_binding: bool = True
+    workload: Literal["deployment", "none"] = "deployment"
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    namespace: str = kube_manifest.DEFAULT_NAMESPACE
+
+
+@get("/clusters", opt=USER, tags=["clusters"], summary="The clusters that the caller may enter")
+async def list_clusters(
+    services: Services,
+    caller: Identity,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    name: Annotated[str | None, Parameter(max_length=63)] = None,
+    in_state: Annotated[ClusterState | None, Parameter(query="state")] = None,
+    label: Annotated[list[str] | None, Parameter(description="`key=value`; repeat it for several.")] = None,
+) -> ClusterList:
+    visible = None if caller.admin else VisibleTo(caller.user_id)
+    if name is not None:
+        check_text("name", name)
+    async with services.store.read() as tx:
+        page = await tx.clusters.page(
+            paging(limit, cursor), name=name, state=in_state, labels=_selector(label or []), visible_to=visible
+        )
+    return ClusterList(
+        items=[_out(services, cluster) for cluster in page.items], next=next_cursor(page), total=page.total
+    )
+
+
+@post("/clusters", opt=ADMIN, tags=["clusters"], summary="Make a cluster, to be joined by its agent")
+async def create_cluster(data: ClusterNew, services: Services) -> Response[ClusterOut]:
+    now = services.clock.now()
+    cluster = Cluster(
+        id=new_id("c"),
+        name=named("name", check_cluster_name, data.name, "cluster name"),
+        description=check_text("description", data.description),
+        labels=check_labels(data.labels),
+        created_at=now,
+        updated_at=now,
+        state_reason="no agent has registered yet",
+    )
+    async with services.store.write() as tx:
+        return _with_etag(services, await tx.clusters.add(cluster), 201)
+
+
+@get("/clusters/{ref:str}", opt=USER, tags=["clusters"], summary="One cluster, by id or name")
+async def get_cluster(ref: str, services: Services, caller: Identity) -> Response[ClusterOut]:
+    async with services.store.read() as tx:
+        cluster = await found("cluster", ref, tx.clusters.get)
+    if not caller.admin and not services.index.may_enter_facts(caller, cluster.id):
+        raise not_found("cluster", ref)
+    return _with_etag(services, cluster)
+
+
+@patch("/clusters/{ref:str}", opt=ADMIN, tags=["clusters"], summary="Change description or labels")
+async def edit_cluster(
+    ref: str, data: ClusterEdit, services: Services, if_match: IfMatch = None
+) -> Response[ClusterOut]:
+    description = None if data.description is UNSET else check_text("description", data.description)
+    labels = None if data.labels is UNSET else check_labels(data.labels)
+    async with services.store.write() as tx:
+        cluster = await found("cluster", ref, tx.clusters.get)
+        check_match(if_match, cluster.version)
+        changed = (description is not None and description != cluster.description) or (
+            labels is not None and labels != dict(cluster.labels)
+        )
+        if changed:
+            cluster = await tx.clusters.edit(cluster.id, services.clock.now(), description=description, labels=labels)
+        return _with_etag(services, cluster)
+
+
+@delete("/clusters/{ref:str}", opt=ADMIN, tags=["clusters"], summary="Remove a cluster: its agent is cut off at once")
+async def delete_cluster(ref: str, services: Services, if_match: IfMatch = None) -> None:
+    async with services.store.write() as tx:
+        cluster = await found("cluster", ref, tx.clusters.get)
+        check_match(if_match, cluster.version)
+        await tx.clusters.remove(cluster.id)
+
+
+@post("/clusters/{ref:str}/join-tokens", opt=ADMIN, tags=["clusters"], summary="Make a one-time join token")
+async def create_join_token(ref: str, services: Services, data: JoinTokenNew | None = None) -> JoinTokenOut:
+    async with services.store.write() as tx:
+        cluster = await found("cluster", ref, tx.clusters.get)
+        token_id, text, expires_at = await _join_token(tx, services, cluster, data.ttl_seconds if data else None)
+    return JoinTokenOut(id=token_id, join_token=text.reveal(), expires_at=time_text(expires_at) or "")
+
+
+@post(
+    "/clusters/{ref:str}/manifest",
+    opt=ADMIN,
+    status_code=200,
+    media_type="application/yaml",
+    tags=["clusters"],
+    summary="The import manifest as YAML, with a new join token inside",
+)
+async def create_manifest(ref: str, services: Services, data: ManifestNew | None = None) -> Response[str]:
+    wanted = data or ManifestNew()
+    if not _NAMESPACE.fullmatch(wanted.namespace) or wanted.namespace.startswith("kube-"):
+        raise invalid("namespace", "is not the name of a namespace of its own (a DNS label, not beginning 'kube-')")
+    image = wanted.image or services.settings.agent_image or kube_manifest.DEFAULT_IMAGE
+    if not _IMAGE.fullmatch(image):
+        raise invalid("image", "is not the name of a container image")
+    async with services.store.write() as tx:
+        cluster = await found("cluster", ref, tx.clusters.get)
+        _, text, _ = await _join_token(tx, services, cluster, wanted.ttl_seconds)
+    objects = kube_manifest.render(
+        kube_manifest.ManifestOptions(
+            server_url=services.settings.url,
+            ca_pem=services.settings.ca_pem,
+            join_token=text,
+            cluster_name=cluster.name,
+            identity_prefix=services.settings.identity_prefix,
+            namespace=wanted.namespace,
+            image=image,
+            image_pull_policy=wanted.image_pull_policy,
+            replicas=wanted.replicas,
+            workload=wanted.workload,
+            admin_binding=wanted.admin_binding,
+        )
+    )
+    return Response(kube_manifest.to_yaml(objects), media_type="application/yaml")
+
+
+async def _join_token(
+    tx: Transaction, services: Services, cluster: Cluster, ttl: int | None
+) -> tuple[str, Secret, float]:
+    settings = services.settings
+    if ttl is not None and ttl > settings.max_join_ttl:
+        raise invalid("ttl_seconds", f"at most {settings.max_join_ttl} seconds are allowed")
+    now = services.clock.now()
+    if await tx.join_tokens.count_open(cluster.id, now) >= MAX_JOIN_TOKENS:
+        raise conflict("too_many_join_tokens", f"{MAX_JOIN_TOKENS} join tokens of this cluster wait to be used")
+    made = tokens.new_token("mrj")
+    expires_at = now + (ttl or settings.join_ttl)
+    await tx.join_tokens.add(
+        JoinToken(id=made.id, cluster_id=cluster.id, hash=made.hash, created_at=now, expires_at=expires_at)
+    )
+    return made.id, made.text, expires_at
+
+
+def _selector(labels: list[str]) -> dict[str, str]:
+    wanted: dict[str, str] = {}
+    for label in labels:
+        key, equals, value = label.partition("=")
+        if not key or not equals:
+            raise invalid("label", f"{label!r} does not have the form key=value")
+        if wanted.setdefault(key, value) != value:
+            raise invalid("label", f"{key!r} cannot have two values")
+    return check_labels(wanted)
+
+
+def _with_etag(services: Services, cluster: Cluster, status: int = 200) -> Response[ClusterOut]:
+    return Response(_out(services, cluster), status_code=status, headers={"ETag": etag(cluster.version)})
+
+
+def _out(services: Services, cluster: Cluster) -> ClusterOut:
+    return ClusterOut(
+        id=cluster.id,
+        name=cluster.name,
+        description=cluster.description,
+        labels=dict(cluster.labels),
+        state=cluster.state,
+        state_reason=cluster.state_reason,
+        conditions=[
+            ConditionOut(
+                type=condition.type,
+                status=condition.status,
+                reason=condition.reason,
+                message=condition.message,
+                last_transition_at=time_text(condition.last_transition_at) or "",
+            )
+            for condition in cluster.conditions
+        ],
+        created_at=time_text(cluster.created_at) or "",
+        updated_at=time_text(cluster.updated_at) or "",
+        registered_at=time_text(cluster.registered_at),
+        last_seen_at=time_text(cluster.last_seen_at),
+        connected_at=time_text(cluster.connected_at),
+        kubernetes_version=cluster.kubernetes_version,
+        node_count=cluster.node_count,
+        nodes_ready=cluster.nodes_ready,
+        api_server_healthy=cluster.api_server_healthy,
+        agent_version=cluster.agent_version,
+        cluster_uid=cluster.cluster_uid,
+        proxy_url=f"{services.settings.url}/k8s/clusters/{cluster.name}",
+        version=cluster.version,
+    )

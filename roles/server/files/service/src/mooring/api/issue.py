@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making API tokens: the one place, whoever asks (login, tokens, kubeconfig), so that the rules are the same."""
+
+from __future__ import annotations
+
+from mooring.api.problems import conflict, invalid
+from mooring.api.services import Services
+from mooring.authn import tokens
+from mooring.authn.identity import Identity
+from mooring.lib.secrets import Secret
+from mooring.store.ports import Transaction
+from mooring.store.records import Cluster, Token, User
+
+MAX_TOKENS_PER_USER = 1000
+
+
+async def issue(
+    tx: Transaction,
+    services: Services,
+    user: User,
+    description: str,
+    expires_at: float,
+    cluster: Cluster | None,
+) -> tuple[Token, Secret]:
+    """Make and store a token; the text is what its owner gets to see once. Raises Problem if the user has too many."""
+    now = services.clock.now()
+    if await tx.tokens.count_active(user.id, now) >= MAX_TOKENS_PER_USER:
+        raise conflict(
+            "too_many_tokens",
+            f"the user {user.name!r} has {MAX_TOKENS_PER_USER} tokens that are in force",
+            hint="revoke some, or wait until they expire",
+        )
+    made = tokens.new_token("mrg")
+    token = Token(
+        id=made.id,
+        hash=made.hash,
+        user_id=user.id,
+        user_name=user.name,
+        description=description,
+        cluster_id=None if cluster is None else cluster.id,
+        cluster_name=None if cluster is None else cluster.name,
+        created_at=now,
+        expires_at=expires_at,
+    )
+    return await tx.tokens.add(token), made.text
+
+
+def end_of_life(services: Services, caller: Identity, ttl: int | None, default: int) -> float:
+    """When a token that the caller asks for ends (Unix seconds).
+
+    A token never makes one that outlives itself: who got hold of a short-lived token must not be able to stay. For a
+    longer one, log in with `ttl_seconds`. Administrators, who could give any user a new password, are not held to this.
+    """
+    now = services.clock.now()
+    maximum = services.settings.max_ttl
+    if ttl is not None and ttl > maximum:
+        raise invalid("ttl_seconds", f"at most {maximum} seconds are allowed")
+    wanted = now + min(default if ttl is None else ttl, maximum)
+    if caller.admin or caller.expires_at is None or wanted <= caller.expires_at:
+        return wanted
+    if ttl is not None:
+        left = int(caller.expires_at - now)
+        raise invalid("ttl_seconds", f"the token of this call has {left} seconds left, and no token outlives its maker")
+    return caller.expires_at

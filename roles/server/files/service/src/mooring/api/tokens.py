@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""API tokens. Everybody sees and revokes their own; administrators see all and make them for others.
+
+A revoked token is refused from the moment the call is answered. Its row stays for a while, to tell when it ended.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypedDict
+
+from litestar import delete, get, post
+from litestar.params import Parameter
+
+from mooring.api.access import USER
+from mooring.api.common import (
+    Cursor,
+    Description,
+    Input,
+    Limit,
+    Output,
+    Ref,
+    Ttl,
+    check_ref,
+    check_text,
+    found,
+    named_by,
+    next_cursor,
+    paging,
+    time_text,
+)
+from mooring.api.issue import end_of_life, issue
+from mooring.api.problems import conflict, forbidden, invalid, not_found
+from mooring.api.services import Services
+from mooring.authn.identity import Identity
+from mooring.store.records import Token
+
+DEFAULT_TTL = 30 * 86400
+
+
+class TokenOut(Output):
+    id: str
+    user: str
+    description: str
+    cluster: str | None
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+    revoked_at: str | None
+
+
+class TokenList(Output):
+    items: list[TokenOut]
+    next: str | None
+    total: int
+
+
+class TokenNew(Input):
+    """`cluster` limits the token to the Kubernetes API of that cluster. Only administrators may name another `user`."""
+
+    user: Ref | None = None
+    description: Description = ""
+    ttl_seconds: Ttl | None = None
+    cluster: Ref | None = None
+
+
+class TokenMade(TokenOut):
+    """`token` is shown here and never again."""
+
+    token: str
+
+
+@get("/tokens", opt=USER, tags=["tokens"], summary="Tokens: one's own; administrators see all")
+async def list_tokens(
+    services: Services,
+    caller: Identity,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    user: Annotated[str | None, Parameter(max_length=253)] = None,
+    cluster: Annotated[str | None, Parameter(max_length=253)] = None,
+    active: Annotated[bool | None, Parameter(description="true: only those in force.")] = None,
+) -> TokenList:
+    for field, value in (("user", user), ("cluster", cluster)):
+        check_ref(field, value or "")
+    if user == "me" or (user is None and not caller.admin):
+        user = caller.user_id
+    if not caller.admin and user not in (caller.user_id, caller.user):
+        raise forbidden("only administrators see the tokens of others")
+    page_of = paging(limit, cursor, (float, str))
+    async with services.store.read() as tx:
+        page = await tx.tokens.page(
+            page_of, user=user, cluster=cluster, active_at=services.clock.now() if active else None
+        )
+    return TokenList(
+        items=[TokenOut(**_fields(token)) for token in page.items], next=next_cursor(page), total=page.total
+    )
+
+
+@post("/tokens", opt=USER, tags=["tokens"], summary="Make a token")
+async def create_token(data: TokenNew, services: Services, caller: Identity) -> TokenMade:
+    check_text("description", data.description)
+    if data.user is not None and not caller.admin and data.user not in (caller.user_id, caller.user, "me"):
+        raise forbidden("only administrators make tokens for others")
+    expires_at = end_of_life(services, caller, data.ttl_seconds, DEFAULT_TTL)
+    async with services.store.write() as tx:
+        ref = caller.user_id if data.user in (None, "me") else data.user
+        user = await named_by("user", "user", ref or "", tx.users.get)
+        if not user.enabled:
+            raise conflict("user_disabled", f"the user {user.name!r} is disabled", field="user")
+        cluster = None
+        if data.cluster is not None:
+            cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
+            if not caller.admin and not services.index.may_enter_facts(caller, cluster.id):
+                raise invalid("cluster", f"there is no cluster {data.cluster!r}")
+        token, text = await issue(tx, services, user, data.description, expires_at, cluster)
+    return TokenMade(token=text.reveal(), **_fields(token))
+
+
+@get("/tokens/{token_id:str}", opt=USER, tags=["tokens"], summary="One token, without its secret")
+async def get_token(token_id: str, services: Services, caller: Identity) -> TokenOut:
+    async with services.store.read() as tx:
+        token = await found("token", token_id, tx.tokens.get)
+    _own(caller, token)
+    return TokenOut(**_fields(token))
+
+
+@delete("/tokens/{token_id:str}", opt=USER, tags=["tokens"], summary="Revoke a token, at once and for good")
+async def revoke_token(token_id: str, services: Services, caller: Identity) -> None:
+    async with services.store.write() as tx:
+        token = await found("token", token_id, tx.tokens.get)
+        _own(caller, token)
+        await tx.tokens.revoke([token.id], services.clock.now())
+
+
+def _own(caller: Identity, token: Token) -> None:
+    """Raises 404 unless the caller may see the token."""
+    if not caller.admin and token.user_id != caller.user_id:
+        raise not_found("token", token.id)
+
+
+class _Fields(TypedDict):
+    id: str
+    user: str
+    description: str
+    cluster: str | None
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+    revoked_at: str | None
+
+
+def _fields(token: Token) -> _Fields:
+    return _Fields(
+        id=token.id,
+        user=token.user_name,
+        description=token.description,
+        cluster=token.cluster_name,
+        created_at=time_text(token.created_at) or "",
+        expires_at=time_text(token.expires_at),
+        last_used_at=time_text(token.last_used_at),
+        revoked_at=time_text(token.revoked_at),
+    )

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Users. Whoever is disabled or deleted is out at once: the commit tells the index, the index tells the proxy.
+
+There is always an enabled administrator left; a change that would take the last one away is refused.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, delete, get, patch, post
+from litestar.params import Parameter
+from msgspec import UNSET, Meta, UnsetType
+
+from mooring.api.access import ADMIN, USER, source
+from mooring.api.common import (
+    Cursor,
+    IfMatch,
+    Input,
+    Limit,
+    Output,
+    Ref,
+    check_match,
+    check_ref,
+    check_text,
+    etag,
+    found,
+    named,
+    named_by,
+    next_cursor,
+    paging,
+    time_text,
+)
+from mooring.api.problems import Problem, conflict, invalid, later, not_found
+from mooring.api.services import Services
+from mooring.authn.identity import Identity
+from mooring.lib.ids import is_id, new_id
+from mooring.lib.names import check_name
+from mooring.lib.secrets import Secret
+from mooring.store.ports import Transaction
+from mooring.store.records import User
+
+RESERVED = ("me",)  # has a meaning in URLs
+DisplayName = Annotated[str, Meta(max_length=256)]
+Password = Annotated[str, Meta(max_length=1024)]
+GroupRefs = Annotated[list[Ref], Meta(max_length=500)]
+
+
+class UserOut(Output):
+    id: str
+    name: str
+    uid: str
+    display_name: str
+    enabled: bool
+    groups: list[str]
+    created_at: str
+    updated_at: str
+    version: int
+
+
+class UserList(Output):
+    items: list[UserOut]
+    next: str | None
+    total: int
+
+
+class UserNew(Input):
+    """Without a password the user cannot log in, and lives by tokens that an administrator makes."""
+
+    name: Annotated[str, Meta(max_length=253)]
+    password: Password | None = None
+    display_name: DisplayName = ""
+    enabled: bool = True
+    groups: GroupRefs = msgspec.field(default_factory=list)
+
+
+class UserEdit(Input):
+    """`groups` is the whole list. A new password ends the user's tokens, other than the one of this call."""
+
+    password: Password | UnsetType = UNSET
+    display_name: DisplayName | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+    groups: GroupRefs | UnsetType = UNSET
+
+
+class OwnPassword(Input):
+    old: Annotated[str, Meta(max_length=1024)]
+    new: Password
+
+
+@get("/users", opt=ADMIN, tags=["users"], summary="All users")
+async def list_users(
+    services: Services,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    name: Annotated[str | None, Parameter(max_length=253)] = None,
+    enabled: bool | None = None,
+    group: Annotated[str | None, Parameter(max_length=253)] = None,
+) -> UserList:
+    for field, value in (("name", name), ("group", group)):
+        check_ref(field, value or "")
+    async with services.store.read() as tx:
+        page = await tx.users.page(paging(limit, cursor), name=name, enabled=enabled, group=group)
+    return UserList(items=[_out(user) for user in page.items], next=next_cursor(page), total=page.total)
+
+
+@post("/users", opt=ADMIN, tags=["users"], summary="Make a user")
+async def create_user(data: UserNew, services: Services) -> Response[UserOut]:
+    name = named("name", check_name, data.name, "user name")
+    if is_id(name, "u") or name in RESERVED:
+        raise invalid("name", f"{name!r} has a meaning of its own in URLs; choose another")
+    check_text("display_name", data.display_name)
+    hashed = None
+    if data.password is not None:
+        hashed = await services.passwords.hash(_good_password(services, "password", data.password))
+    now = services.clock.now()
+    user = User(
+        id=new_id("u"),
+        name=name,
+        uid=str(uuid.uuid4()),
+        display_name=data.display_name,
+        enabled=data.enabled,
+        created_at=now,
+        updated_at=now,
+    )
+    async with services.store.write() as tx:
+        user = await tx.users.add(user, hashed)
+        if data.groups:
+            user = await tx.users.set_groups(user.id, await _group_ids(tx, data.groups), now)
+        return _with_etag(user, 201)
+
+
+@get(
+    "/users/{ref:str}", opt=USER, tags=["users"], summary="One user, by id or name; other than oneself: administrators"
+)
+async def get_user(ref: str, services: Services, caller: Identity) -> Response[UserOut]:
+    wanted = caller.user_id if ref == "me" else ref
+    if not caller.admin and wanted not in (caller.user_id, caller.user):
+        raise not_found("user", ref)
+    async with services.store.read() as tx:
+        return _with_etag(await found("user", wanted, tx.users.get))
+
+
+@patch("/users/{ref:str}", opt=ADMIN, tags=["users"], summary="Change a user")
+async def edit_user(
+    ref: str, data: UserEdit, services: Services, caller: Identity, if_match: IfMatch = None
+) -> Response[UserOut]:
+    hashed = None
+    if data.password is not UNSET:
+        hashed = await services.passwords.hash(_good_password(services, "password", data.password))
+    if data.display_name is not UNSET:
+        check_text("display_name", data.display_name)
+    now = services.clock.now()
+    async with services.store.write() as tx:
+        user = await found("user", ref, tx.users.get)
+        check_match(if_match, user.version)
+        display_name = None if data.display_name in (UNSET, user.display_name) else data.display_name
+        enabled = None if data.enabled in (UNSET, user.enabled) else data.enabled
+        groups_change = False
+        if data.groups is not UNSET:
+            group_ids = await _group_ids(tx, data.groups)
+            groups_change = set(group_ids) != {group_id for group_id, _ in user.groups}
+            if groups_change:
+                await tx.users.set_groups(user.id, group_ids, now)
+        if hashed is not None:
+            await tx.users.set_password_hash(user.id, hashed, now)
+            await tx.tokens.revoke_all_of(user.id, now, keep=caller.token_id)
+        if enabled is False:
+            await tx.tokens.revoke_all_of(user.id, now)
+        if groups_change or hashed is not None or display_name is not None or enabled is not None:
+            user = await tx.users.edit(
+                user.id,
+                now,
+                display_name=display_name if isinstance(display_name, str) else None,
+                enabled=enabled if isinstance(enabled, bool) else None,
+            )
+        await keep_an_admin(tx)
+        return _with_etag(user)
+
+
+@delete("/users/{ref:str}", opt=ADMIN, tags=["users"], summary="Delete a user, their tokens and memberships")
+async def delete_user(ref: str, services: Services, if_match: IfMatch = None) -> None:
+    async with services.store.write() as tx:
+        user = await found("user", ref, tx.users.get)
+        check_match(if_match, user.version)
+        await tx.users.remove(user.id)
+        await keep_an_admin(tx)
+
+
+@post("/users/me/password", opt=USER, status_code=204, tags=["users"], summary="Change one's own password")
+async def change_own_password(
+    data: OwnPassword, services: Services, caller: Identity, request: Request[Any, Any, Any]
+) -> None:
+    """Ends all of the caller's tokens but the one of this call."""
+    address = source(request)
+    wait = services.throttle.delay(caller.user, address, services.clock.monotonic())
+    if wait > 0:
+        raise later(429, "too_many_failures", "too many wrong passwords", wait)
+    new = _good_password(services, "new", data.new)
+    services.throttle.begin(caller.user, address, services.clock.monotonic())
+    async with services.store.read() as tx:
+        stored = await tx.users.password_hash(caller.user_id)
+    if not await services.passwords.verify(stored, Secret(data.old)):
+        raise Problem(403, "wrong_password", "the old password is wrong")
+    services.throttle.succeeded(caller.user, address)
+    hashed = await services.passwords.hash(new)
+    now = services.clock.now()
+    async with services.store.write() as tx:
+        if await tx.users.password_hash(caller.user_id) != stored:
+            raise conflict("changed_meanwhile", "the password was changed by somebody else meanwhile")
+        await tx.users.set_password_hash(caller.user_id, hashed, now)
+        await tx.tokens.revoke_all_of(caller.user_id, now, keep=caller.token_id)
+
+
+async def keep_an_admin(tx: Transaction) -> None:
+    """Raises 409, which rolls the transaction back, if no enabled administrator would be left."""
+    if await tx.groups.enabled_admins() == 0:
+        raise conflict(
+            "last_admin",
+            "this is the last enabled administrator",
+            hint="put another enabled user into the group 'admins' first",
+        )
+
+
+async def _group_ids(tx: Transaction, refs: list[str]) -> list[str]:
+    return [(await named_by("groups", "group", ref, tx.groups.get)).id for ref in refs]
+
+
+def _good_password(services: Services, field: str, password: str) -> Secret:
+    shortest = services.settings.password_min_length
+    if len(password) < shortest:
+        raise invalid(field, f"has {len(password)} characters; at least {shortest} are needed")
+    try:
+        size = len(password.encode())
+    except UnicodeEncodeError:
+        raise invalid(field, "is not valid Unicode") from None
+    if size > 1024:
+        raise invalid(field, "is longer than 1024 bytes")
+    return Secret(password)
+
+
+def _with_etag(user: User, status: int = 200) -> Response[UserOut]:
+    return Response(_out(user), status_code=status, headers={"ETag": etag(user.version)})
+
+
+def _out(user: User) -> UserOut:
+    return UserOut(
+        id=user.id,
+        name=user.name,
+        uid=user.uid,
+        display_name=user.display_name,
+        enabled=user.enabled,
+        groups=[name for _, name in user.groups],
+        created_at=time_text(user.created_at) or "",
+        updated_at=time_text(user.updated_at) or "",
+        version=user.version,
+    )
