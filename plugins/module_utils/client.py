@@ -164,13 +164,13 @@ class Client:
             return self._decode(answer), answer.headers.get("ETag")
         except HTTPError as e:
             self._fail(method, path, e)
+        except NoSSLError as e:
+            raise MooringError("This Python has no TLS: %s" % to_native(e))
         except SSLValidationError as e:
             raise MooringError(
                 "The certificate of %s is not trusted: set ca_file (or MOORING_CA_FILE) to the server's CA. %s"
                 % (self.base, to_native(e))
             )
-        except NoSSLError as e:
-            raise MooringError("This Python has no TLS: %s" % to_native(e))
         except (URLError, OSError, ValueError) as e:
             reason = to_native(getattr(e, "reason", None) or e)
             if "CERTIFICATE_VERIFY_FAILED" in reason:
