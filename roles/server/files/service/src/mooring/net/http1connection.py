@@ -414,7 +414,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Called by the loop."""
-        return self.request is not None and self.request.eof()
+        # TLS transports close both directions, whatever is answered here.
+        half_close = self._transport is not None and self._transport.can_write_eof()
+        return self.request is not None and self.request.eof() and half_close
 
     def pause_writing(self) -> None:
         """Called by the loop."""
