@@ -108,6 +108,9 @@ class JoinTokenOut(Output):
 
 
 class ManifestNew(Input):
+    """Without a `join_token` the manifest leaves the join Secret as it is: for an agent that has registered."""
+
+    join_token: bool = True
     ttl_seconds: Ttl | None = None
     image: str | None = None
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
@@ -203,7 +206,7 @@ async def create_join_token(ref: str, services: Services, data: JoinTokenNew | N
     status_code=200,
     media_type="application/yaml",
     tags=["clusters"],
-    summary="The import manifest as YAML, with a new join token inside",
+    summary="The import manifest as YAML, with a new join token inside unless told not to",
 )
 async def create_manifest(ref: str, services: Services, data: ManifestNew | None = None) -> Response[str]:
     wanted = data or ManifestNew()
@@ -214,7 +217,7 @@ async def create_manifest(ref: str, services: Services, data: ManifestNew | None
         raise invalid("image", "is not the name of a container image")
     async with services.store.write() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
-        _, text, _ = await _join_token(tx, services, cluster, wanted.ttl_seconds)
+        text = (await _join_token(tx, services, cluster, wanted.ttl_seconds))[1] if wanted.join_token else None
     objects = kube_manifest.render(
         kube_manifest.ManifestOptions(
             server_url=services.settings.url,
