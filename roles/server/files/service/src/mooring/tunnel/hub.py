@@ -57,8 +57,9 @@ class Hub:
     def add(self, cluster_id: str, session: Session) -> None:
         """Take a session of an authenticated agent of this cluster, before or after its HELLO.
 
-        It is used once HELLO came. An older session with the same instance of the agent is closed then: the agent
-        would not have dialled again if that one worked. At 16 sessions of one cluster, a new one is closed with BUSY.
+        It is used once HELLO came. An older session with the same instance of the agent, unless it is going away, is
+        closed then: the agent would not have dialled again if that one worked. At 16 sessions of one cluster, a new
+        one is closed with BUSY.
         """
         sessions = self._sessions.setdefault(cluster_id, [])
         if self._draining or len(sessions) >= MAX_SESSIONS:
@@ -129,7 +130,7 @@ class Hub:
         assert session.peer is not None
         instance = session.peer.instance
         for other in list(self._sessions.get(cluster_id, ())):
-            if other is not session and other.peer is not None and other.peer.instance == instance:
+            if other is not session and other.usable and other.peer is not None and other.peer.instance == instance:
                 other.close(Code.NO_ERROR, "the agent has a newer session")
         self._log.info("agent connected", cluster=cluster_id, instance=instance, version=session.peer.version)
         self._update(cluster_id, "")

@@ -138,7 +138,7 @@ class Session:
         self.on_open = on_open
         self.on_ready: Callable[[Session], None] | None = None  # HELLO came
         self.on_message: Callable[[Session, dict[str, Any]], None] | None = None
-        self.on_going_away: Callable[[Session], None] | None = None  # the peer takes no new streams
+        self.on_going_away: Callable[[Session], None] | None = None  # no new streams any more
         self.on_tick: Callable[[Session], None] | None = None  # now and then, at least every 5 s
         self.on_close: Callable[[Session, Code, str], None] | None = None  # once, at the end
         self.close_code: Code | None = None  # why it ended; None while it lives
@@ -149,6 +149,7 @@ class Session:
         self._batch = False  # in the middle of a batch of frames: what they cause is sent at its end
         self._flush_due = False
         self._closing = False
+        self._retired = False
         self._timer: asyncio.TimerHandle | None = None
         self._ready: asyncio.Future[Hello] = loop.create_future()
         self._closed: asyncio.Future[None] = loop.create_future()
@@ -193,6 +194,8 @@ class Session:
 
         Raises SessionClosed and SessionBusy, and LocalError for a payload over 128 KiB.
         """
+        if self.mux.exhausted and self.usable:
+            self._retire()
         if not self.usable:
             raise SessionClosed("the tunnel session takes no new streams")
         stream = TunnelStream(self, 0, sink, fin)
@@ -232,6 +235,14 @@ class Session:
             self._idle = self._loop.create_future()
             await asyncio.wait([self._idle, self._closed], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         self.close(Code.SHUTDOWN, "shutting down")
+
+    def _retire(self) -> None:
+        """Go away without a deadline: close when the last stream is done."""
+        self._retired = True
+        self.mux.goaway(Code.NO_ERROR, "a new session is needed")
+        if self.on_going_away is not None:
+            self.on_going_away(self)
+        self.wake()
 
     def close(self, code: Code = Code.NO_ERROR, reason: str = "") -> None:
         """End the session now: GOAWAY, then the connection. Open streams are reset. Does nothing the second time."""
@@ -322,8 +333,11 @@ class Session:
             return
         for stream in mux.take_writable():
             self._call(stream, stream.sink.on_writable)
-        if self._idle is not None and not mux.streams and not self._idle.done():
-            self._idle.set_result(None)
+        if not mux.streams:
+            if self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+            if self._retired:
+                self.close(Code.NO_ERROR, "a new session is needed")
 
     # -- events -----------------------------------------------------------------------------------------------------
 

@@ -101,20 +101,23 @@ class Mux:
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
+    @property
+    def exhausted(self) -> bool:
+        """The stream ids are used up: `open` fails from now on."""
+        return self._last_id + 2 > frames.MAX_STREAM_ID
+
     def open(self, payload: bytes, fin: bool = False, tag: Any = None) -> int:
         """Open a stream and return its id. Raises Busy, and LocalError before HELLO and after GOAWAY."""
         peer = self.peer
         if self.side != "server":
             raise LocalError("only the server opens streams")
-        if peer is None or self.going_away or self.peer_going_away:
+        if peer is None or self.going_away or self.peer_going_away or self.exhausted:
             raise LocalError("the session takes no streams")
         if len(self._streams) >= peer.max_streams:
             raise Busy(f"{peer.max_streams} streams are open")
         if self._out.open_bytes >= self.limits.open_backlog:
             raise Busy("the peer does not keep up with new streams")
         stream_id = self._last_id + 2
-        if stream_id > frames.MAX_STREAM_ID:
-            raise LocalError("stream ids are used up")
         head = frames.heads(frames.OPEN, stream_id, payload, FIN if fin else 0)
         self._last_id = stream_id
         stream = StreamState(stream_id, tag, self.hello.window, peer.window)
