@@ -30,7 +30,11 @@ _HEALTH = ":8080"
     "--log-level", default="info", show_default=True, type=click.Choice(logging.LEVELS), help="How much to log."
 )
 @click.option(
-    "--log-format", default="json", show_default=True, type=click.Choice(logging.FORMATS), help="For machines or people."
+    "--log-format",
+    default="json",
+    show_default=True,
+    type=click.Choice(logging.FORMATS),
+    help="For machines or people.",
 )
 def agent(
     kubeconfig: Path | None,
@@ -51,7 +55,7 @@ def agent(
 
     logging.configure(log_level, log_format)
     address, port = _health(health, in_pod=kubeconfig is None)
-    main.run(
+    code = main.run(
         AgentOptions(
             kubeconfig=kubeconfig,
             context=context,

@@ -98,6 +98,7 @@ def database(config: Config, now: float) -> list[Finding]:
 
 
 async def _database(config: Config, now: float) -> list[Finding]:
+    from mooring.authn.bootstrap import check_prefix
     from mooring.store.ports import Paging
     from mooring.store.sql import open_store
 
@@ -115,17 +116,15 @@ async def _database(config: Config, now: float) -> list[Finding]:
             admins = await tx.groups.enabled_admins()
             clusters = await tx.clusters.page(Paging(limit=1))
             users = await tx.users.page(Paging(limit=500))
-            prefix = await tx.settings.get("identity_prefix")
+        found = []
+        try:
+            await check_prefix(store, config.identity.prefix)
+        except MooringError as error:
+            found.append(from_error("database", error))
     finally:
         await store.aclose()
-    found = []
     if admins == 0:
         found.append(failed("database", "no enabled administrator", "see: mooring server set-password --help"))
-    if prefix is not None and prefix != config.identity.prefix:
-        message = (
-            f"clusters are registered with the prefix {prefix!r}, the configuration says {config.identity.prefix!r}"
-        )
-        found.append(failed("database", message, f"set identity.prefix to {prefix!r}"))
     if any(user.updated_at > now + 60 for user in users.items):
         found.append(failed("clock", "the database holds times from the future", "set this machine's clock by NTP"))
     return found or [ok("database", f"{kind}, schema {at}, {users.total} users, {clusters.total} clusters")]

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mooring.authn.bootstrap import create_admin
 from mooring.authn.passwords import Passwords
 from mooring.lib import certificates, pki
+from mooring.lib.clock import SystemClock
 from mooring.lib.config import (
     Config,
     ConfigError,
@@ -33,6 +35,7 @@ from mooring.lib.errors import MooringError
 from mooring.lib.files import private_folder, write_atomic
 from mooring.lib.names import check_name
 from mooring.lib.secrets import Secret
+from mooring.store.sql import open_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,36 +165,20 @@ def _make_certificate(config: Config, more_names: tuple[str, ...]) -> None:
 
 
 async def _make_admin(config: Config, name: str, password: Secret) -> None:
-    from mooring.lib.ids import new_id
-    from mooring.store.records import ADMIN_GROUP_ID, User
-    from mooring.store.sql import open_store
-
-    now = time.time()
     passwords = Passwords()
     store = open_store(config.database_url)
     try:
         await store.migrate()
-        hashed = await passwords.hash(password)
-        async with store.write() as tx:
-            user = await tx.users.get(name)
-            if user is None:
-                made = User(id=new_id("u"), name=name, uid=new_id("uid"), created_at=now, updated_at=now)
-                user = await tx.users.add(made, hashed)
-            else:
-                await tx.users.set_password_hash(user.id, hashed, now)
-            await tx.groups.change_members(ADMIN_GROUP_ID, now, add=[user.id], remove=[])
+        await create_admin(store, passwords, SystemClock(), name, password)
     finally:
         passwords.close()
         await store.aclose()
 
 
 async def _set_password(config: Config, name: str, password: Secret) -> None:
-    from mooring.store.sql import open_store
-
     passwords = Passwords()
     store = open_store(config.database_url)
     try:
-        await store.migrate()
         hashed = await passwords.hash(password)
         async with store.write() as tx:
             user = await tx.users.get(name)

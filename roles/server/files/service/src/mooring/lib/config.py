@@ -50,7 +50,7 @@ class ServerSection(_Section, frozen=True, kw_only=True):
     run_dir: Annotated[str, _doc("Folder for the socket of the REST API; empty means 'run' in data_dir.")] = ""
     stop_timeout_seconds: Annotated[
         Seconds, _doc("On SIGTERM, how long requests in flight may take to finish, in seconds.")
-    ] = 15.0
+    ] = 10.0
 
 
 class TlsSection(_Section, frozen=True, kw_only=True):
