@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from testbed.controlplane import ControlPlane
-from testbed.errors import TestbedError
+from testbed.errors import BuildError, TestbedError
+from testbed.machine import Machine, Machines
+from testbed.node import Node
 from testbed.state import Run, sweep
 
-__all__ = ["ControlPlane", "Run", "TestbedError", "sweep"]
+__all__ = ["BuildError", "ControlPlane", "Machine", "Machines", "Node", "Run", "TestbedError", "sweep"]

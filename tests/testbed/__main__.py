@@ -13,6 +13,7 @@ from typing import Any
 from testbed import binaries
 from testbed.controlplane import ControlPlane
 from testbed.errors import TestbedError
+from testbed.machine import Machines
 from testbed.state import Run, root, runs, sweep
 
 
@@ -25,6 +26,7 @@ def main() -> int:
     up.add_argument("--nodes", type=int, default=0, help="real nodes (root)")
     up.add_argument("--controllers", action="store_true", help="controller manager and scheduler without nodes")
     up.add_argument("--machines", type=int, default=0, help="Debian hosts with systemd and sshd (root)")
+    up.add_argument("--no-cluster", action="store_true", help="machines only")
     up.add_argument("--audit", action="store_true", help="keep the API server's audit log")
     up.add_argument("--dir", type=Path, help="folder for kubeconfig, keys, logs and data (new or empty)")
     down = commands.add_parser("down", help="remove it and every trace")
@@ -47,24 +49,31 @@ def main() -> int:
 def _up(arguments: argparse.Namespace) -> int:
     found = _find(arguments.name)
     if found is not None:
-        facts = _facts(found)
-        if _healthy(found, facts) and _as_wanted(facts, arguments):
-            print(json.dumps(facts, indent=1))
+        there = _facts(found)
+        if _healthy(found, there) and _as_wanted(there, arguments):
+            print(json.dumps(there, indent=1))
             return 0
         binaries.say(f"[testbed] {arguments.name} is not whole or not what was asked for: made anew")
         found.teardown()
     begin = time.monotonic()
     run = Run.create(arguments.name, detached=True, work=arguments.dir)
+    facts: dict[str, Any] = {"wanted": _wanted(arguments), "dir": str(run.work)}
     try:
-        cluster = ControlPlane(
-            arguments.name,
-            nodes=arguments.nodes,
-            controllers=arguments.controllers,
-            audit=arguments.audit,
-            run=run,
-            folder=run.work,
-        ).up()
-        facts = {**cluster.facts(), "wanted": _wanted(arguments)}
+        machines = Machines(arguments.machines, run=run).prepare() if arguments.machines else None
+        if not arguments.no_cluster:
+            cluster = ControlPlane(
+                arguments.name,
+                nodes=arguments.nodes,
+                controllers=arguments.controllers,
+                audit=arguments.audit,
+                # Machines cannot reach this machine's loopback.
+                address=machines.host if machines else None,
+                run=run,
+                folder=run.work,
+            ).up()
+            facts |= cluster.facts()
+        if machines:
+            facts |= machines.up().facts()
         (run.folder / "facts.json").write_text(json.dumps(facts))
     except BaseException:
         run.teardown()
@@ -111,6 +120,7 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "nodes": arguments.nodes,
         "controllers": arguments.controllers,
+        "cluster": not arguments.no_cluster,
         "machines": arguments.machines,
         "audit": arguments.audit,
     }
@@ -135,7 +145,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _healthy(run: Run, facts: dict[str, Any]) -> bool:
-    if not facts or run.dead() or not Path(facts["kubeconfig"]).exists():
+    if not facts or run.dead() or not Path(facts.get("kubeconfig", facts["dir"])).exists():
         return False
     return all(process.alive() for process in run.processes())
 

@@ -13,7 +13,9 @@ from typing import Protocol
 
 import pytest
 
+from testbed import binaries, images, machine
 from testbed.controlplane import ControlPlane
+from testbed.machine import Machines
 from testbed.state import Run
 
 
@@ -21,6 +23,21 @@ class Kubectl(Protocol):
     """`ControlPlane.kubectl` as a fixture."""
 
     def __call__(self, *args: str, check: bool = True, input: str | None = None) -> CompletedProcess[str]: ...
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the collected tests need now, and not under the time limit of the first one that needs it."""
+    if session.config.option.collectonly:
+        return
+    used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if "testbed_run" in used:
+        binaries.ensure("api")
+    if "cluster_with_nodes" in used:
+        binaries.ensure("api", "control", "node")
+        images.ensure_pause()
+        images.ensure_py()
+    if "machines" in used:
+        machine.ensure_base()
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +64,9 @@ def kubectl(control_plane: ControlPlane) -> Kubectl:
 def cluster_with_nodes(testbed_run: Run) -> ControlPlane:
     """A whole cluster with two real nodes that hold the images of `testbed.images`."""
     return ControlPlane("nodes", nodes=2, audit=True, run=testbed_run).up()
+
+
+@pytest.fixture(scope="session")
+def machines(testbed_run: Run) -> Machines:
+    """Two machines, m1 and m2."""
+    return Machines(2, run=testbed_run).up()

@@ -2,8 +2,9 @@
 """Bridges of the test bed: one per cluster with nodes or per set of machines, with addresses that nobody else uses.
 
 Network number k (0 to 63) has the bridge `mbed<k>` with 10.200.<k>.1/24 on this machine, and 4094 addresses for pods in
-10.201.0.0 to 10.204.255.255. What is on a bridge reaches this machine and its neighbours, and nothing else: a routing
-rule answers everything else with "unreachable" at once, whatever this machine's `ip_forward` says.
+10.201.0.0 to 10.204.255.255. What is on a bridge reaches this machine, its neighbours, and the test bed's other bridges
+with their pods. Routing rules answer everything else with "unreachable" at once, whatever this machine's `ip_forward`
+says.
 
 Needs root. This module must not know what is attached to a bridge.
 """
@@ -21,7 +22,7 @@ from testbed.errors import TestbedError
 from testbed.state import Run, command, locked
 
 NETWORKS = 64
-RULE_PREFERENCE = "1"
+SPANS = ("10.200.0.0/14", "10.204.0.0/16")
 
 
 def need_root(what: str) -> None:
@@ -80,32 +81,39 @@ class Network:
         raise TestbedError(f"all {NETWORKS} networks of the test bed are in use: `python -m testbed sweep`?")
 
     def _up(self, run: Run) -> None:
-        rule = ["iif", self.name, "pref", RULE_PREFERENCE, "unreachable"]
+        rules = []
+        for preference, span in enumerate(SPANS, 1):
+            # Only routes of /24 and longer, those of bridges and nodes: never the default route.
+            known = ["lookup", "main", "suppress_prefixlength", "23"]
+            rules.append(["pref", str(preference), "iif", self.name, "to", span, *known])
+        rules.append(["pref", str(len(SPANS) + 1), "iif", self.name, "unreachable"])
         run.record("link", name=self.name)
-        run.record("rule", words=rule)
+        for rule in rules:
+            run.record("rule", words=rule)
         command("ip", "link", "add", self.name, "type", "bridge")
         command("ip", "addr", "add", f"{self.host}/24", "dev", self.name)
         command("ip", "link", "set", self.name, "up")
-        command("ip", "rule", "add", *rule)
+        for rule in rules:
+            command("ip", "rule", "add", *rule)
         # The kernel answers with an ICMP error only where it would forward.
         Path(f"/proc/sys/net/ipv4/conf/{self.name}/forwarding").write_text("1")
 
-    def attach(self, index: int, netns: Path, mac: str | None = None) -> None:
-        """Give the network namespace named by a file an `eth0` on the bridge, with the default route to this machine.
+    def attach_commands(self, index: int, netns: Path, mac: str | None = None) -> list[list[str]]:
+        """The commands that give the network namespace named by a file an `eth0` on the bridge.
 
-        The link is recorded by the caller (`veth`), who may attach again at each boot of a machine.
+        Its default route leads to this machine. The link's name is `veth(index)`; the caller records it.
         """
         veth = self.veth(index)
-        if Path("/sys/class/net", veth).exists():
-            command("ip", "link", "del", veth)  # of a namespace that has died and is not wholly gone
         peer = ["name", "eth0", *(["address", mac] if mac else []), "netns", str(netns)]
-        command("ip", "link", "add", veth, "type", "veth", "peer", *peer)
-        command("ip", "link", "set", veth, "master", self.name, "up")
         inside = ["nsenter", f"--net={netns}", "ip"]
-        command(*inside, "link", "set", "lo", "up")
-        command(*inside, "addr", "add", f"{self.address(index)}/24", "dev", "eth0")
-        command(*inside, "link", "set", "eth0", "up")
-        command(*inside, "route", "add", "default", "via", self.host)
+        return [
+            ["ip", "link", "add", veth, "type", "veth", "peer", *peer],
+            ["ip", "link", "set", veth, "master", self.name, "up"],
+            [*inside, "link", "set", "lo", "up"],
+            [*inside, "addr", "add", f"{self.address(index)}/24", "dev", "eth0"],
+            [*inside, "link", "set", "eth0", "up"],
+            [*inside, "route", "add", "default", "via", self.host],
+        ]
 
 
 def _used_networks() -> list[ipaddress.IPv4Network]:

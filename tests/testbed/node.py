@@ -142,7 +142,8 @@ class Node:
         self.run.record("mount", path=str(self.netns))
         self.netns.touch()
         command("unshare", f"--net={self.netns}", "true")
-        self.network.attach(self.index, self.netns)
+        for words in self.network.attach_commands(self.index, self.netns):
+            command(*words)
         inside = ["nsenter", f"--net={self.netns}"]
         # From a pod to a ClusterIP that leads to a pod on the same bridge.
         command(*inside, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1")

@@ -95,9 +95,13 @@ class Pid:
         return Pid.parse(stat) == self and stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal, if the process is still the one that was recorded."""
-        if self.alive():
-            with contextlib.suppress(ProcessLookupError):
+        """Send a signal, if the process is still the one that was recorded; SIGKILL to all of a group that it leads."""
+        if not self.alive():
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGKILL and os.getpgid(self.pid) == self.pid:
+                os.killpg(self.pid, number)
+            else:
                 os.kill(self.pid, number)
 
 
