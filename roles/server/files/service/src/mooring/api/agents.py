@@ -13,9 +13,10 @@ import binascii
 from typing import Annotated, Any
 
 from litestar import Request, post
+from litestar.params import JSONBody
 from msgspec import Meta
 
-from mooring.api.access import PUBLIC, source
+from mooring.api.access import PUBLIC, Deps, source
 from mooring.api.common import Input, Output, check_text
 from mooring.api.problems import Problem, conflict, invalid, later, unauthenticated
 from mooring.api.services import Services
@@ -46,7 +47,7 @@ class Registered(Output):
 
 
 @post("/agents/register", opt=PUBLIC, status_code=201, tags=["agents"], summary="Register an agent by a join token")
-async def register(data: Registration, services: Services, request: Request[Any, Any, Any]) -> Registered:
+async def register(data: JSONBody[Registration], services: Deps, request: Request[Any, Any, Any]) -> Registered:
     address = source(request)
     wait = services.throttle.delay(_THROTTLE_KEY, address, services.clock.monotonic())
     if wait > 0:

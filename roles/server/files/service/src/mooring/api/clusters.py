@@ -7,17 +7,19 @@ import re
 from typing import Annotated, Literal
 
 from litestar import Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType, field
 
-from mooring.api.access import ADMIN, USER
+from mooring.api.access import ADMIN, USER, Caller, Deps
 from mooring.api.common import (
     Cursor,
     Description,
     IfMatch,
     Input,
     Limit,
+    NameFilter,
     Output,
+    PathRef,
     Ttl,
     check_labels,
     check_match,
@@ -32,7 +34,6 @@ from mooring.api.common import (
 from mooring.api.problems import conflict, invalid, not_found
 from mooring.api.services import Services
 from mooring.authn import tokens
-from mooring.authn.identity import Identity
 from mooring.kube import manifest as kube_manifest
 from mooring.lib.ids import new_id
 from mooring.lib.names import check_cluster_name
@@ -122,13 +123,15 @@ class ManifestNew(Input):
 
 @get("/clusters", opt=USER, tags=["clusters"], summary="The clusters that the caller may enter")
 async def list_clusters(
-    services: Services,
-    caller: Identity,
+    services: Deps,
+    caller: Caller,
     limit: Limit = 100,
     cursor: Cursor = None,
-    name: Annotated[str | None, Parameter(max_length=63)] = None,
-    in_state: Annotated[ClusterState | None, Parameter(query="state")] = None,
-    label: Annotated[list[str] | None, Parameter(description="`key=value`; repeat it for several.")] = None,
+    name: NameFilter = None,
+    in_state: Annotated[ClusterState | None, QueryParameter(name="state", required=False)] = None,
+    label: Annotated[
+        list[str] | None, QueryParameter(required=False, description="`key=value`; repeat it for several.")
+    ] = None,
 ) -> ClusterList:
     visible = None if caller.admin else VisibleTo(caller.user_id)
     if name is not None:
@@ -143,7 +146,7 @@ async def list_clusters(
 
 
 @post("/clusters", opt=ADMIN, tags=["clusters"], summary="Make a cluster, to be joined by its agent")
-async def create_cluster(data: ClusterNew, services: Services) -> Response[ClusterOut]:
+async def create_cluster(data: JSONBody[ClusterNew], services: Deps) -> Response[ClusterOut]:
     now = services.clock.now()
     cluster = Cluster(
         id=new_id("c"),
@@ -159,7 +162,7 @@ async def create_cluster(data: ClusterNew, services: Services) -> Response[Clust
 
 
 @get("/clusters/{ref:str}", opt=USER, tags=["clusters"], summary="One cluster, by id or name")
-async def get_cluster(ref: str, services: Services, caller: Identity) -> Response[ClusterOut]:
+async def get_cluster(ref: PathRef, services: Deps, caller: Caller) -> Response[ClusterOut]:
     async with services.store.read() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
     if not caller.admin and not services.index.may_enter_facts(caller, cluster.id):
@@ -169,7 +172,7 @@ async def get_cluster(ref: str, services: Services, caller: Identity) -> Respons
 
 @patch("/clusters/{ref:str}", opt=ADMIN, tags=["clusters"], summary="Change description or labels")
 async def edit_cluster(
-    ref: str, data: ClusterEdit, services: Services, if_match: IfMatch = None
+    ref: PathRef, data: JSONBody[ClusterEdit], services: Deps, if_match: IfMatch = None
 ) -> Response[ClusterOut]:
     description = None if data.description is UNSET else check_text("description", data.description)
     labels = None if data.labels is UNSET else check_labels(data.labels)
@@ -185,7 +188,7 @@ async def edit_cluster(
 
 
 @delete("/clusters/{ref:str}", opt=ADMIN, tags=["clusters"], summary="Remove a cluster: its agent is cut off at once")
-async def delete_cluster(ref: str, services: Services, if_match: IfMatch = None) -> None:
+async def delete_cluster(ref: PathRef, services: Deps, if_match: IfMatch = None) -> None:
     async with services.store.write() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
         check_match(if_match, cluster.version)
@@ -193,7 +196,7 @@ async def delete_cluster(ref: str, services: Services, if_match: IfMatch = None)
 
 
 @post("/clusters/{ref:str}/join-tokens", opt=ADMIN, tags=["clusters"], summary="Make a one-time join token")
-async def create_join_token(ref: str, services: Services, data: JoinTokenNew | None = None) -> JoinTokenOut:
+async def create_join_token(ref: PathRef, services: Deps, data: JSONBody[JoinTokenNew | None] = None) -> JoinTokenOut:
     async with services.store.write() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
         token_id, text, expires_at = await _join_token(tx, services, cluster, data.ttl_seconds if data else None)
@@ -208,7 +211,7 @@ async def create_join_token(ref: str, services: Services, data: JoinTokenNew | N
     tags=["clusters"],
     summary="The import manifest as YAML, with a new join token inside unless told not to",
 )
-async def create_manifest(ref: str, services: Services, data: ManifestNew | None = None) -> Response[str]:
+async def create_manifest(ref: PathRef, services: Deps, data: JSONBody[ManifestNew | None] = None) -> Response[str]:
     wanted = data or ManifestNew()
     if not _NAMESPACE.fullmatch(wanted.namespace) or wanted.namespace.startswith("kube-"):
         raise invalid("namespace", "is not the name of a namespace of its own (a DNS label, not beginning 'kube-')")
@@ -236,9 +239,7 @@ async def create_manifest(ref: str, services: Services, data: ManifestNew | None
     return Response(kube_manifest.to_yaml(objects), media_type="application/yaml")
 
 
-async def _join_token(
-    tx: Transaction, services: Services, cluster: Cluster, ttl: int | None
-) -> tuple[str, Secret, float]:
+async def _join_token(tx: Transaction, services: Deps, cluster: Cluster, ttl: int | None) -> tuple[str, Secret, float]:
     settings = services.settings
     if ttl is not None and ttl > settings.max_join_ttl:
         raise invalid("ttl_seconds", f"at most {settings.max_join_ttl} seconds are allowed")

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, TypeVar
 
 import msgspec
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, PathParameter, QueryParameter
 from msgspec import Meta
 
 from mooring.api.problems import Problem, invalid
@@ -29,12 +29,16 @@ Description = Annotated[str, Meta(max_length=1024)]
 Ref = Annotated[str, Meta(min_length=1, max_length=253)]
 Ttl = Annotated[int, Meta(ge=60)]
 
-Limit = Annotated[int, Parameter(ge=1, le=500, description="Items on a page.", required=False)]
-Cursor = Annotated[str | None, Parameter(max_length=2048, description="`next` of the page before.", required=False)]
+PathRef = Annotated[str, PathParameter(max_length=253, description="Id or name.")]
+NameFilter = Annotated[str | None, QueryParameter(max_length=253, required=False)]
+Limit = Annotated[int, QueryParameter(ge=1, le=500, description="Items on a page.", required=False)]
+Cursor = Annotated[
+    str | None, QueryParameter(max_length=2048, description="`next` of the page before.", required=False)
+]
 IfMatch = Annotated[
     str | None,
-    Parameter(
-        header="If-Match", max_length=1024, description="Do it only if the ETag is still this one.", required=False
+    HeaderParameter(
+        name="If-Match", max_length=1024, description="Do it only if the ETag is still this one.", required=False
     ),
 ]
 

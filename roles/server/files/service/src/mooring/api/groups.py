@@ -7,17 +7,19 @@ from typing import Annotated
 
 import msgspec
 from litestar import Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from mooring.api.access import ADMIN
+from mooring.api.access import ADMIN, Deps
 from mooring.api.common import (
     Cursor,
     Description,
     IfMatch,
     Input,
     Limit,
+    NameFilter,
     Output,
+    PathRef,
     Ref,
     check_match,
     check_ref,
@@ -31,7 +33,6 @@ from mooring.api.common import (
     time_text,
 )
 from mooring.api.problems import conflict, invalid
-from mooring.api.services import Services
 from mooring.api.users import keep_an_admin
 from mooring.lib.ids import is_id, new_id
 from mooring.lib.names import check_name
@@ -75,11 +76,11 @@ class GroupEdit(Input):
 
 @get("/groups", opt=ADMIN, tags=["groups"], summary="All groups")
 async def list_groups(
-    services: Services,
+    services: Deps,
     limit: Limit = 100,
     cursor: Cursor = None,
-    name: Annotated[str | None, Parameter(max_length=253)] = None,
-    member: Annotated[str | None, Parameter(max_length=253)] = None,
+    name: NameFilter = None,
+    member: NameFilter = None,
 ) -> GroupList:
     for field, value in (("name", name), ("member", member)):
         check_ref(field, value or "")
@@ -89,7 +90,7 @@ async def list_groups(
 
 
 @post("/groups", opt=ADMIN, tags=["groups"], summary="Make a group")
-async def create_group(data: GroupNew, services: Services) -> Response[GroupOut]:
+async def create_group(data: JSONBody[GroupNew], services: Deps) -> Response[GroupOut]:
     name = named("name", check_name, data.name, "group name")
     if is_id(name, "g"):
         raise invalid("name", f"{name!r} has the form of a group id; choose another")
@@ -110,13 +111,15 @@ async def create_group(data: GroupNew, services: Services) -> Response[GroupOut]
 
 
 @get("/groups/{ref:str}", opt=ADMIN, tags=["groups"], summary="One group, by id or name")
-async def get_group(ref: str, services: Services) -> Response[GroupOut]:
+async def get_group(ref: PathRef, services: Deps) -> Response[GroupOut]:
     async with services.store.read() as tx:
         return _with_etag(await found("group", ref, tx.groups.get))
 
 
 @patch("/groups/{ref:str}", opt=ADMIN, tags=["groups"], summary="Change a group or its members")
-async def edit_group(ref: str, data: GroupEdit, services: Services, if_match: IfMatch = None) -> Response[GroupOut]:
+async def edit_group(
+    ref: PathRef, data: JSONBody[GroupEdit], services: Deps, if_match: IfMatch = None
+) -> Response[GroupOut]:
     if data.members is not UNSET and (data.add_members is not UNSET or data.remove_members is not UNSET):
         raise invalid("members", "does not go with add_members or remove_members")
     now = services.clock.now()
@@ -134,7 +137,7 @@ async def edit_group(ref: str, data: GroupEdit, services: Services, if_match: If
 
 
 @delete("/groups/{ref:str}", opt=ADMIN, tags=["groups"], summary="Delete a group and its memberships")
-async def delete_group(ref: str, services: Services, if_match: IfMatch = None) -> None:
+async def delete_group(ref: PathRef, services: Deps, if_match: IfMatch = None) -> None:
     async with services.store.write() as tx:
         group = await found("group", ref, tx.groups.get)
         check_match(if_match, group.version)

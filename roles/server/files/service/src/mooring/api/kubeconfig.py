@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from litestar import post
+from litestar.params import JSONBody
 from msgspec import Meta
 
-from mooring.api.access import USER
+from mooring.api.access import USER, Caller, Deps
 from mooring.api.common import Input, Output, Ref, Ttl, time_text
 from mooring.api.issue import end_of_life, issue
 from mooring.api.problems import conflict, invalid
@@ -46,7 +47,7 @@ class Kubeconfig(Output):
 
 
 @post("/kubeconfig", opt=USER, status_code=200, tags=["kubeconfig"], summary="A kubeconfig for the caller")
-async def create_kubeconfig(data: KubeconfigNew, services: Services, caller: Identity) -> Kubeconfig:
+async def create_kubeconfig(data: JSONBody[KubeconfigNew], services: Deps, caller: Caller) -> Kubeconfig:
     clusters = _chosen(data, services, caller)
     names = [cluster.name for cluster in clusters]
     current = data.current_context or (names[0] if names else None)

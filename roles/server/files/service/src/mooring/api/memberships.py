@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from litestar import delete, get, post
-from litestar.params import Parameter
+from litestar.params import JSONBody
 
-from mooring.api.access import ADMIN
+from mooring.api.access import ADMIN, Deps
 from mooring.api.common import (
     Cursor,
     Input,
     Limit,
+    NameFilter,
     Output,
+    PathRef,
     Ref,
     check_ref,
     found,
@@ -23,7 +23,6 @@ from mooring.api.common import (
     time_text,
 )
 from mooring.api.problems import invalid
-from mooring.api.services import Services
 from mooring.lib.ids import new_id
 from mooring.store.records import Membership
 
@@ -55,12 +54,12 @@ class MembershipNew(Input):
 
 @get("/memberships", opt=ADMIN, tags=["memberships"], summary="All memberships")
 async def list_memberships(
-    services: Services,
+    services: Deps,
     limit: Limit = 100,
     cursor: Cursor = None,
-    cluster: Annotated[str | None, Parameter(max_length=253)] = None,
-    user: Annotated[str | None, Parameter(max_length=253)] = None,
-    group: Annotated[str | None, Parameter(max_length=253)] = None,
+    cluster: NameFilter = None,
+    user: NameFilter = None,
+    group: NameFilter = None,
 ) -> MembershipList:
     for field, value in (("cluster", cluster), ("user", user), ("group", group)):
         check_ref(field, value or "")
@@ -71,7 +70,7 @@ async def list_memberships(
 
 
 @post("/memberships", opt=ADMIN, tags=["memberships"], summary="Let a user or a group enter a cluster")
-async def create_membership(data: MembershipNew, services: Services) -> MembershipOut:
+async def create_membership(data: JSONBody[MembershipNew], services: Deps) -> MembershipOut:
     if (data.user is None) == (data.group is None):
         raise invalid("user", "give either user or group")
     async with services.store.write() as tx:
@@ -92,13 +91,13 @@ async def create_membership(data: MembershipNew, services: Services) -> Membersh
 
 
 @get("/memberships/{membership_id:str}", opt=ADMIN, tags=["memberships"], summary="One membership")
-async def get_membership(membership_id: str, services: Services) -> MembershipOut:
+async def get_membership(membership_id: PathRef, services: Deps) -> MembershipOut:
     async with services.store.read() as tx:
         return _out(await found("membership", membership_id, tx.memberships.get))
 
 
 @delete("/memberships/{membership_id:str}", opt=ADMIN, tags=["memberships"], summary="Take a membership away, at once")
-async def delete_membership(membership_id: str, services: Services) -> None:
+async def delete_membership(membership_id: PathRef, services: Deps) -> None:
     async with services.store.write() as tx:
         membership = await found("membership", membership_id, tx.memberships.get)
         await tx.memberships.remove(membership.id)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from litestar import get
 
-from mooring.api.access import USER
+from mooring.api.access import USER, Deps
 from mooring.api.common import Output, time_text
-from mooring.api.services import Services
 from mooring.lib.version import VERSION
 
 
@@ -23,7 +22,7 @@ class Server(Output):
 
 
 @get("/server", opt=USER, tags=["server"], summary="Version, URL and CA of the server")
-async def get_server(services: Services) -> Server:
+async def get_server(services: Deps) -> Server:
     clusters = services.index.clusters()
     settings = services.settings
     return Server(

@@ -6,14 +6,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, get, post
+from litestar.params import JSONBody
 from msgspec import Meta
 
-from mooring.api.access import PUBLIC, TOKEN, USER, source
+from mooring.api.access import PUBLIC, TOKEN, USER, Caller, Deps, source
 from mooring.api.common import Description, Input, Output, Ref, Ttl, check_text, named_by, time_text
 from mooring.api.issue import issue
 from mooring.api.problems import invalid, later, unauthenticated
-from mooring.api.services import Services
-from mooring.authn.identity import Identity
 from mooring.lib import metrics
 from mooring.lib.secrets import Secret
 
@@ -54,7 +53,7 @@ class WhoAmI(Output):
 
 
 @post("/login", opt=PUBLIC, status_code=201, tags=["session"], summary="Exchange a password for a token")
-async def login(data: Login, services: Services, request: Request[Any, Any, Any]) -> LoggedIn:
+async def login(data: JSONBody[Login], services: Deps, request: Request[Any, Any, Any]) -> LoggedIn:
     """A wrong name and a wrong password give the same answer in the same time; each failure makes the next try wait."""
     now = services.clock.now()
     address = source(request)
@@ -99,13 +98,13 @@ async def login(data: Login, services: Services, request: Request[Any, Any, Any]
 
 
 @post("/logout", opt=USER, status_code=204, tags=["session"], summary="Revoke the token of this call")
-async def logout(services: Services, caller: Identity) -> None:
+async def logout(services: Deps, caller: Caller) -> None:
     async with services.store.write() as tx:
         await tx.tokens.revoke([caller.token_id], services.clock.now())
 
 
 @get("/whoami", opt=TOKEN, tags=["session"], summary="The caller, here and in the clusters")
-async def whoami(services: Services, caller: Identity) -> WhoAmI:
+async def whoami(services: Deps, caller: Caller) -> WhoAmI:
     prefix = services.settings.identity_prefix
     cluster = None if caller.token_cluster is None else services.index.cluster(caller.token_cluster)
     return WhoAmI(

@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import Annotated, TypedDict
 
 from litestar import delete, get, post
-from litestar.params import Parameter
+from litestar.params import JSONBody, QueryParameter
 
-from mooring.api.access import USER
+from mooring.api.access import USER, Caller, Deps
 from mooring.api.common import (
     Cursor,
     Description,
     Input,
     Limit,
+    NameFilter,
     Output,
+    PathRef,
     Ref,
     Ttl,
     check_ref,
@@ -30,7 +32,6 @@ from mooring.api.common import (
 )
 from mooring.api.issue import end_of_life, issue
 from mooring.api.problems import conflict, forbidden, invalid, not_found
-from mooring.api.services import Services
 from mooring.authn.identity import Identity
 from mooring.store.records import Token
 
@@ -71,13 +72,13 @@ class TokenMade(TokenOut):
 
 @get("/tokens", opt=USER, tags=["tokens"], summary="Tokens: one's own; administrators see all")
 async def list_tokens(
-    services: Services,
-    caller: Identity,
+    services: Deps,
+    caller: Caller,
     limit: Limit = 100,
     cursor: Cursor = None,
-    user: Annotated[str | None, Parameter(max_length=253)] = None,
-    cluster: Annotated[str | None, Parameter(max_length=253)] = None,
-    active: Annotated[bool | None, Parameter(description="true: only those in force.")] = None,
+    user: NameFilter = None,
+    cluster: NameFilter = None,
+    active: Annotated[bool | None, QueryParameter(required=False, description="true: only those in force.")] = None,
 ) -> TokenList:
     for field, value in (("user", user), ("cluster", cluster)):
         check_ref(field, value or "")
@@ -96,7 +97,7 @@ async def list_tokens(
 
 
 @post("/tokens", opt=USER, tags=["tokens"], summary="Make a token")
-async def create_token(data: TokenNew, services: Services, caller: Identity) -> TokenMade:
+async def create_token(data: JSONBody[TokenNew], services: Deps, caller: Caller) -> TokenMade:
     check_text("description", data.description)
     if data.user is not None and not caller.admin and data.user not in (caller.user_id, caller.user, "me"):
         raise forbidden("only administrators make tokens for others")
@@ -116,7 +117,7 @@ async def create_token(data: TokenNew, services: Services, caller: Identity) -> 
 
 
 @get("/tokens/{token_id:str}", opt=USER, tags=["tokens"], summary="One token, without its secret")
-async def get_token(token_id: str, services: Services, caller: Identity) -> TokenOut:
+async def get_token(token_id: PathRef, services: Deps, caller: Caller) -> TokenOut:
     async with services.store.read() as tx:
         token = await found("token", token_id, tx.tokens.get)
     _own(caller, token)
@@ -124,7 +125,7 @@ async def get_token(token_id: str, services: Services, caller: Identity) -> Toke
 
 
 @delete("/tokens/{token_id:str}", opt=USER, tags=["tokens"], summary="Revoke a token, at once and for good")
-async def revoke_token(token_id: str, services: Services, caller: Identity) -> None:
+async def revoke_token(token_id: PathRef, services: Deps, caller: Caller) -> None:
     async with services.store.write() as tx:
         token = await found("token", token_id, tx.tokens.get)
         _own(caller, token)

@@ -11,16 +11,18 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import FromQuery, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from mooring.api.access import ADMIN, USER, source
+from mooring.api.access import ADMIN, USER, Caller, Deps, source
 from mooring.api.common import (
     Cursor,
     IfMatch,
     Input,
     Limit,
+    NameFilter,
     Output,
+    PathRef,
     Ref,
     check_match,
     check_ref,
@@ -35,7 +37,6 @@ from mooring.api.common import (
 )
 from mooring.api.problems import Problem, conflict, invalid, later, not_found
 from mooring.api.services import Services
-from mooring.authn.identity import Identity
 from mooring.lib.ids import is_id, new_id
 from mooring.lib.names import check_name
 from mooring.lib.secrets import Secret
@@ -92,12 +93,12 @@ class OwnPassword(Input):
 
 @get("/users", opt=ADMIN, tags=["users"], summary="All users")
 async def list_users(
-    services: Services,
+    services: Deps,
     limit: Limit = 100,
     cursor: Cursor = None,
-    name: Annotated[str | None, Parameter(max_length=253)] = None,
-    enabled: bool | None = None,
-    group: Annotated[str | None, Parameter(max_length=253)] = None,
+    name: NameFilter = None,
+    enabled: FromQuery[bool | None] = None,
+    group: NameFilter = None,
 ) -> UserList:
     for field, value in (("name", name), ("group", group)):
         check_ref(field, value or "")
@@ -107,7 +108,7 @@ async def list_users(
 
 
 @post("/users", opt=ADMIN, tags=["users"], summary="Make a user")
-async def create_user(data: UserNew, services: Services) -> Response[UserOut]:
+async def create_user(data: JSONBody[UserNew], services: Deps) -> Response[UserOut]:
     name = named("name", check_name, data.name, "user name")
     if is_id(name, "u") or name in RESERVED:
         raise invalid("name", f"{name!r} has a meaning of its own in URLs; choose another")
@@ -135,7 +136,7 @@ async def create_user(data: UserNew, services: Services) -> Response[UserOut]:
 @get(
     "/users/{ref:str}", opt=USER, tags=["users"], summary="One user, by id or name; other than oneself: administrators"
 )
-async def get_user(ref: str, services: Services, caller: Identity) -> Response[UserOut]:
+async def get_user(ref: PathRef, services: Deps, caller: Caller) -> Response[UserOut]:
     wanted = caller.user_id if ref == "me" else ref
     if not caller.admin and wanted not in (caller.user_id, caller.user):
         raise not_found("user", ref)
@@ -145,7 +146,7 @@ async def get_user(ref: str, services: Services, caller: Identity) -> Response[U
 
 @patch("/users/{ref:str}", opt=ADMIN, tags=["users"], summary="Change a user")
 async def edit_user(
-    ref: str, data: UserEdit, services: Services, caller: Identity, if_match: IfMatch = None
+    ref: PathRef, data: JSONBody[UserEdit], services: Deps, caller: Caller, if_match: IfMatch = None
 ) -> Response[UserOut]:
     hashed = None
     if data.password is not UNSET:
@@ -181,7 +182,7 @@ async def edit_user(
 
 
 @delete("/users/{ref:str}", opt=ADMIN, tags=["users"], summary="Delete a user, their tokens and memberships")
-async def delete_user(ref: str, services: Services, if_match: IfMatch = None) -> None:
+async def delete_user(ref: PathRef, services: Deps, if_match: IfMatch = None) -> None:
     async with services.store.write() as tx:
         user = await found("user", ref, tx.users.get)
         check_match(if_match, user.version)
@@ -191,7 +192,7 @@ async def delete_user(ref: str, services: Services, if_match: IfMatch = None) ->
 
 @post("/users/me/password", opt=USER, status_code=204, tags=["users"], summary="Change one's own password")
 async def change_own_password(
-    data: OwnPassword, services: Services, caller: Identity, request: Request[Any, Any, Any]
+    data: JSONBody[OwnPassword], services: Deps, caller: Caller, request: Request[Any, Any, Any]
 ) -> None:
     """Ends all of the caller's tokens but the one of this call."""
     address = source(request)
