@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from typing import Protocol
+from typing import Protocol, cast
 
 from mooring.edge.settings import EdgeSettings
 from mooring.lib import logging, metrics
@@ -122,8 +122,7 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's TLS transport derives from nothing
         peer = transport.get_extra_info("peername")
         self.source = str(peer[0]) if isinstance(peer, tuple) and peer else "local"
         transport.set_write_buffer_limits(high=self._settings.write_high, low=self._settings.write_high // 4)

@@ -172,14 +172,18 @@ class Chain:
     def not_connected(self, cluster: ClusterView) -> Refused:
         """Why nothing can be forwarded. One second to wait: client-go repeats ten times before it prints this."""
         name = cluster.name
+        lost = self.hub.last_lost(cluster.id)  # fresher than what the index has from the store
         if cluster.refused_reason:
             why = f"its agent was refused: {cluster.refused_reason}"
-        elif not cluster.ever_connected:
+        elif lost is None and not cluster.ever_connected:
             why = f"its agent has never connected; apply the output of 'mooring cluster manifest {name}' in the cluster"
         else:
-            since = f" at {rfc3339(cluster.last_seen_at)}" if cluster.last_seen_at is not None else ""
-            why = f"its agent was lost{since}" + (f": {cluster.lost_reason}" if cluster.lost_reason else "")
-            why += "; check the deployment mooring-agent in the namespace mooring-system"
+            at = lost.at if lost is not None else cluster.last_seen_at
+            reason = lost.reason if lost is not None else cluster.lost_reason
+            why = "its agent was lost" + (f" at {rfc3339(at)}" if at is not None else "")
+            why += (
+                f": {reason}" if reason else ""
+            ) + "; check the deployment mooring-agent in the namespace mooring-system"
         return Refused(503, f'cluster "{name}" is not connected: {why}', retry_after=1)
 
     def count(self, code: int) -> None:

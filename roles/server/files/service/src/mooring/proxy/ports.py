@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from mooring.tunnel.hub import Lost
 from mooring.tunnel.stream import StreamOpener
 from mooring.wire.frames import Code
 from mooring.wire.headers import ResponseHead
@@ -88,3 +89,6 @@ class Hub(Protocol):
 
     def session_for(self, cluster_id: str) -> StreamOpener | None:
         """A session of the cluster's agent that takes streams, or None."""
+
+    def last_lost(self, cluster_id: str) -> Lost | None:
+        """When and why the last session went, since this process started."""

@@ -74,6 +74,8 @@ class Relay(ABC):
             self.client.pause()
 
     def client_end(self) -> None:
+        if self._client_ended:
+            return  # there was no body, and upstream has been told so
         self._client_ended = True
         if self._upstream is not None:
             self._upstream.end()

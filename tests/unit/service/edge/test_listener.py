@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The edge over real TLS connections, driven byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import ssl
+
+import pytest
+from mooring.wire.frames import Code
+from support.edgebed import Edge, MakeEdge, until
+
+PODS = "/k8s/clusters/alpha/api/v1/pods"
+EXEC = "/k8s/clusters/alpha/api/v1/namespaces/d/pods/p/exec"
+
+
+async def test_get_goes_through_and_comes_back(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS + "?limit=5", "bob"))
+    await edge.stream()
+    stream = edge.world.stream
+    assert (stream.head.method, stream.head.target, stream.fin) == (b"GET", b"/api/v1/pods?limit=5", True)
+    assert stream.header("impersonate-user") == "mooring:bob"
+    assert stream.header("authorization") is None
+    stream.answer(200, [("Content-Type", "application/json"), ("Content-Length", "5"), ("Warning", '299 - "old"')])
+    stream.data(b"hello")
+    stream.done()
+    head = await peer.until(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 X\r\n")
+    assert b'Warning: 299 - "old"\r\n' in head
+    assert b"X-Request-Id: " in head
+    assert await peer.exactly(5) == b"hello"
+    assert stream.take() == [("consumed", 5)]
+
+
+async def test_real_client_keeps_its_connection(edge: Edge) -> None:
+    connection = http.client.HTTPSConnection("localhost", edge.listener.port, context=edge.tls.client, timeout=10)
+
+    def call(path: str) -> tuple[int, bytes]:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {edge.world.bearer('bob')}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    for number in range(1, 4):
+        task = asyncio.create_task(asyncio.to_thread(call, PODS))
+        await edge.stream(number)
+        edge.world.stream.answer(200)  # no length: chunked
+        for piece in (b"a" * 10_000, b"b" * 50_000):
+            edge.world.stream.data(piece)
+        edge.world.stream.done()
+        assert await task == (200, b"a" * 10_000 + b"b" * 50_000)
+    assert await asyncio.to_thread(call, "/version") == (200, b'{"name":"mooring","version":"0.1.0"}\n')
+    connection.close()
+
+
+async def test_watch_events_leave_one_by_one(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS + "?watch=1"))
+    await edge.stream()
+    edge.world.stream.answer(200)
+    await peer.until(b"\r\n\r\n")
+    for event in (b'{"a":1}\n', b'{"b":22}\n'):
+        edge.world.stream.data(event)
+        assert await peer.until(event + b"\r\n") == b"%x\r\n" % len(event) + event + b"\r\n"
+    assert [record.stage for record in edge.world.audit.records] == ["start"]
+
+
+async def test_client_that_leaves_ends_its_watch(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS + "?watch=1"))
+    await edge.stream()
+    edge.world.stream.answer(200)
+    await peer.until(b"\r\n\r\n")
+    peer.abort()
+    await until(lambda: edge.world.stream.closed)
+    assert edge.world.stream.take() == [("reset", "CANCEL")]
+    await until(lambda: len(edge.world.registry) == 0)
+    assert edge.world.audit.records[-1].outcome == "client gone"
+
+
+@pytest.mark.parametrize("take_away", ["token", "expiry"])
+async def test_open_watch_ends_when_the_right_does(edge: Edge, take_away: str) -> None:
+    who = "bob-brief"
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS + "?watch=1", who))
+    await edge.stream()
+    edge.world.stream.answer(200)
+    await peer.until(b"\r\n\r\n")
+    if take_away == "token":
+        edge.world.revoke(who)
+    else:
+        edge.world.clock.advance(61)
+    assert b"0\r\n\r\n" not in await peer.rest()
+    assert edge.world.stream.closed
+    assert edge.world.audit.records[-1].outcome == "cut: token"
+
+
+async def test_body_is_streamed_with_back_pressure(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS, "bob", "Content-Length: 300000", method="POST"))
+    await edge.stream()
+    stream = edge.world.stream
+    assert not stream.fin
+    assert stream.header("content-length") == "300000"
+    stream.full = True
+    sender = asyncio.create_task(peer.send(b"x" * 300_000))
+    await until(lambda: len(stream.log) > 0)
+    stream.full = False
+    stream.sink.on_writable()
+    await until(lambda: ("end",) in stream.log)
+    await sender
+    assert b"".join(entry[1] for entry in stream.log if entry[0] == "write") == b"x" * 300_000  # type: ignore[misc]
+    stream.answer(201, fin=True)
+    assert b" 201 " in await peer.until(b"\r\n\r\n")
+
+
+async def test_slow_client_takes_no_more_credit(make_edge: MakeEdge) -> None:
+    edge = await make_edge(write_high=64 * 1024)
+    peer = await edge.connect()
+    peer.writer.transport.pause_reading()
+    await peer.send(edge.get(PODS))
+    await edge.stream()
+    stream = edge.world.stream
+    stream.answer(200)
+    given = 0
+    consumed = 0
+    while given - consumed < 1_000_000 and given < 64_000_000:
+        stream.data(b"z" * 32_768)
+        given += 32_768
+        await asyncio.sleep(0)
+        consumed = sum(entry[1] for entry in stream.log if entry[0] == "consumed")  # type: ignore[misc]
+    assert given - consumed >= 1_000_000, "credit was given although nobody read"
+    peer.writer.transport.resume_reading()
+
+    async def drain() -> None:
+        while True:
+            await peer.reader.read(1 << 20)
+
+    reading = asyncio.create_task(drain())
+    await until(lambda: sum(e[1] for e in stream.log if e[0] == "consumed") == given)  # type: ignore[misc]
+    reading.cancel()
+
+
+async def test_expect_continue_is_answered_before_the_body(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS, "bob", "Content-Length: 2", "Expect: 100-continue", method="POST"))
+    assert await peer.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await peer.send(b"{}")
+    await until(lambda: ("end",) in edge.world.stream.log)
+    assert edge.world.stream.header("expect") is None
+
+
+async def test_expect_continue_of_a_stranger_gets_the_refusal_only(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS, None, "Content-Length: 2", "Expect: 100-continue", method="POST"))
+    answer = await peer.until(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"Connection: close" in answer
+
+
+async def test_pipelined_requests_are_answered_in_order_one_at_a_time(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS + "?n=1") + edge.get(PODS + "?n=2") + edge.get("/healthz", None))
+    await edge.stream(1)
+    assert len(edge.world.agent.streams) == 1
+    edge.world.stream.answer(200, [("Content-Length", "3")])
+    edge.world.stream.data(b"one")
+    edge.world.stream.done()
+    await edge.stream(2)
+    edge.world.stream.answer(200, [("Content-Length", "3")])
+    edge.world.stream.data(b"two")
+    edge.world.stream.done()
+    everything = await peer.until(b"ok\n")
+    assert everything.index(b"one") < everything.index(b"two") < everything.index(b"ok\n")
+
+
+async def test_hundreds_of_pipelined_refusals_neither_recurse_nor_stall(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n" * 2_000)
+    await peer.send(edge.get("/healthz", None, "Connection: close"))
+    answers = await peer.rest(20)
+    assert answers.count(b"HTTP/1.1 404 ") == 2_000
+    assert answers.endswith(b"ok\n")
+
+
+async def test_answer_before_the_end_of_a_large_body_arrives_whole(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get("/k8s/clusters/nowhere/api", "bob", "Content-Length: 1000000", method="POST"))
+    await peer.send(b"x" * 1_000_000)
+    answer = await peer.rest()
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["message"].startswith('there is no cluster "nowhere"')
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+        (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        (b"\x16\x03\x01\x00\n", 400),
+    ],
+)
+async def test_malformed_request_is_answered_and_the_connection_closed(edge: Edge, sent: bytes, status: int) -> None:
+    peer = await edge.connect()
+    await peer.send(sent + b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+    answer = await peer.rest()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Connection: close\r\n" in answer
+    assert answer.count(b"X-Request-Id: ") == 1
+    assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["code"] == status
+
+
+async def test_malformed_chunk_within_a_body_resets_the_stream(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS, "bob", "Transfer-Encoding: chunked", method="POST") + b"2\r\nab\r\n")
+    await edge.stream()
+    await until(lambda: ("write", b"ab") in edge.world.stream.log)
+    await peer.send(b"zz\r\n")
+    assert (await peer.rest()).startswith(b"HTTP/1.1 400 ")
+    assert edge.world.stream.log[-1] == ("reset", "CANCEL")
+
+
+async def test_slow_head_gets_408(make_edge: MakeEdge) -> None:
+    edge = await make_edge(head_timeout=0.1)
+    peer = await edge.connect()
+    await peer.send(b"GET / HT")
+    assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_silent_connection_is_closed_without_a_word(make_edge: MakeEdge) -> None:
+    edge = await make_edge(head_timeout=0.1)
+    peer = await edge.connect()
+    assert await peer.rest() == b""
+
+
+async def test_idle_connection_is_closed_after_the_idle_timeout(make_edge: MakeEdge) -> None:
+    edge = await make_edge(idle_timeout=0.1)
+    peer = await edge.connect()
+    await peer.send(edge.get("/healthz", None))
+    assert (await peer.rest()).endswith(b"ok\n")
+
+
+async def test_stalled_body_gets_408_and_resets_the_stream(make_edge: MakeEdge) -> None:
+    edge = await make_edge(body_timeout=0.1)
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS, "bob", "Content-Length: 10", method="POST") + b"abc")
+    assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
+    assert edge.world.stream.log[-1] == ("reset", "CANCEL")
+
+
+async def test_client_that_never_reads_is_cut(make_edge: MakeEdge) -> None:
+    edge = await make_edge(write_timeout=0.1, write_high=64 * 1024)
+    peer = await edge.connect()
+    peer.writer.transport.pause_reading()
+    await peer.send(edge.get(PODS))
+    await edge.stream()
+    edge.world.stream.answer(200)
+    for _ in range(2_000):
+        if edge.world.stream.closed:
+            break
+        edge.world.stream.data(b"z" * 32_768)
+        await asyncio.sleep(0.001)
+    assert edge.world.stream.closed
+
+
+async def test_upgrade_becomes_raw_both_ways(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(
+        edge.get(
+            EXEC,
+            "bob",
+            "Connection: Upgrade",
+            "Upgrade: SPDY/3.1",
+            "X-Stream-Protocol-Version: v4.channel.k8s.io",
+            method="POST",
+        )
+    )
+    await edge.stream()
+    stream = edge.world.stream
+    assert not stream.fin
+    assert (stream.header("upgrade"), stream.header("connection")) == ("SPDY/3.1", "Upgrade")
+    stream.answer(101, [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1"), ("X-Stream-Protocol-Version", "v4")])
+    head = await peer.until(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert b"X-Stream-Protocol-Version: v4\r\n" in head
+    assert b"Upgrade: SPDY/3.1\r\n" in head
+    await peer.send(b"\x80\x03ping")
+    await until(lambda: ("write", b"\x80\x03ping") in stream.log)
+    stream.data(b"\x80\x03pong")
+    assert await peer.exactly(6) == b"\x80\x03pong"
+    stream.done()
+    assert await peer.rest() == b""
+    await until(lambda: len(edge.world.registry) == 0)
+    assert [record.stage for record in edge.world.audit.records] == ["start", "end"]
+    assert edge.world.audit.records[-1].bytes_in == 6
+
+
+async def test_refused_upgrade_is_an_ordinary_answer(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(EXEC, "bob", "Connection: Upgrade", "Upgrade: websocket"))
+    await edge.stream()
+    edge.world.stream.answer(403, [("Content-Length", "2")])
+    edge.world.stream.data(b"no")
+    edge.world.stream.done()
+    answer = await peer.rest()
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert answer.endswith(b"no")
+
+
+async def test_lost_tunnel_before_the_head_is_a_status(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS))
+    await edge.stream()
+    edge.world.stream.sink.on_reset(Code.UPSTREAM_UNREACHABLE, "tunnel lost")
+    head = await peer.until(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After" not in head
+
+
+async def test_lost_tunnel_within_the_body_is_a_visible_break(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS))
+    await edge.stream()
+    edge.world.stream.answer(200)
+    edge.world.stream.data(b"half")
+    await peer.until(b"half\r\n")
+    edge.world.stream.sink.on_reset(Code.UPSTREAM_UNREACHABLE, "tunnel lost")
+    assert b"0\r\n\r\n" not in await peer.rest()
+
+
+async def test_only_http_1_1_is_offered_and_old_tls_refused(edge: Edge) -> None:
+    context = ssl.create_default_context(cafile=str(edge.tls.ca))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    _, writer = await asyncio.open_connection("127.0.0.1", edge.listener.port, ssl=context, server_hostname="localhost")
+    chosen = writer.get_extra_info("ssl_object")
+    assert (chosen.selected_alpn_protocol(), chosen.version()) == ("http/1.1", "TLSv1.3")
+    writer.transport.abort()
+    assert edge.tls.server.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+async def test_one_connection_too_many_gets_503(make_edge: MakeEdge) -> None:
+    edge = await make_edge(max_connections=1)
+    first = await edge.connect()
+    await first.send(edge.get("/healthz", None))
+    await first.until(b"ok\n")
+    second = await edge.connect()
+    answer = await second.rest()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1\r\n" in answer
+    first.close()
+    await first.rest()
+    await until(lambda: not edge.listener._connections)
+    third = await edge.connect()
+    await third.send(edge.get("/healthz", None))
+    await third.until(b"ok\n")
+
+
+async def test_stop_lets_the_open_request_finish(edge: Edge) -> None:
+    peer = await edge.connect()
+    idle = await edge.connect()
+    await idle.send(edge.get("/healthz", None))
+    await idle.until(b"ok\n")
+    await peer.send(edge.get(PODS))
+    await edge.stream()
+    stopping = asyncio.create_task(edge.listener.stop(5))
+    assert await idle.rest() == b""
+    edge.world.stream.answer(200, [("Content-Length", "2")])
+    edge.world.stream.data(b"ok")
+    edge.world.stream.done()
+    answer = await peer.rest()
+    assert b"Connection: close\r\n" in answer
+    assert answer.endswith(b"ok")
+    await stopping
+
+
+async def test_stop_cuts_what_does_not_finish(edge: Edge) -> None:
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS + "?watch=1"))
+    await edge.stream()
+    edge.world.stream.answer(200)
+    await peer.until(b"\r\n\r\n")
+    await edge.listener.stop(0.05)
+    assert await peer.rest() == b""
+    assert edge.world.stream.closed
