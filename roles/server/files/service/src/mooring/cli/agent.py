@@ -65,6 +65,8 @@ def agent(
             drain_seconds=drain,
         )
     )
+    if code:
+        raise SystemExit(code)
 
 
 def _health(text: str, *, in_pod: bool) -> tuple[str, int]:
