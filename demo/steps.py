@@ -46,7 +46,7 @@ def step(name: str) -> Iterator[None]:
 
 def last_lines(log: Path, count: int = 12) -> list[str]:
     try:
-        return log.read_text(errors="replace").splitlines()[-count:]
+        return [line[:300] for line in log.read_text(errors="replace").splitlines()[-count:]]
     except OSError:
         return []
 
