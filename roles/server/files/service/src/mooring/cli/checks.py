@@ -19,7 +19,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mooring.cli.findings import Finding, failed, from_error, ok, warning
-from mooring.lib import certificates
+from mooring.lib import certificates, logging
 from mooring.lib.config import Config, load
 from mooring.lib.errors import MooringError
 from mooring.lib.pki import RENEW_DAYS
@@ -31,6 +31,7 @@ _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
 
 def server(config_path: Path) -> list[Finding]:
     """All checks of the server that this configuration file describes."""
+    logging.configure("warning", "console")
     try:
         config = load(config_path)
     except MooringError as error:

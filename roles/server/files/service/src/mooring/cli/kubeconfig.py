@@ -23,7 +23,6 @@ import click
 import msgspec
 
 from mooring.cli import profile
-from mooring.cli.client import Client
 from mooring.cli.files import write_output
 from mooring.cli.parameters import Duration, NameOf
 from mooring.lib.errors import MooringError
@@ -60,6 +59,8 @@ def kubeconfig(
         body["ttl_seconds"] = ttl_seconds
     if current:
         body["current_context"] = current
+    from mooring.cli.client import Client
+
     with Client(profile.active()) as client:
         answer = client.post("kubeconfig", body)
     write_output(path, answer["kubeconfig"], private=True)
@@ -102,6 +103,8 @@ def exec_credential(login: profile.Login, cluster: str, now: float, folder: Path
 
 
 def _fetch(login: profile.Login, cluster: str) -> dict[str, str]:
+    from mooring.cli.client import Client  # only now: an answer from the cache must not wait for an HTTP library
+
     body = {"cluster": cluster, "ttl_seconds": _CREDENTIAL_SECONDS, "description": f"mooring credential, {cluster}"}
     with Client(login, timeout=15.0) as client:
         made = client.post("tokens", body)

@@ -2,7 +2,7 @@
 """The `mooring` command: its tree, and how an error leaves it.
 
 Subcommands are imported when they are used: `mooring agent` must not load the server's libraries, and completion must
-be quick. What a command does is in the module that the tree names, never here.
+be quick: kubectl runs `mooring credential` often. What a command does is in the module that the tree names, never here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from mooring.lib import logging
 from mooring.lib.errors import MooringError
 from mooring.lib.version import VERSION
 
@@ -68,7 +67,6 @@ class LazyGroup(click.Group):
 @click.version_option(VERSION, prog_name="mooring")
 def cli() -> None:
     """One server in front of many Kubernetes clusters that dial out to it."""
-    logging.configure("warning", "console")
 
 
 def fail(reason: str, hint: str = "", code: int = EXIT_FAILED) -> NoReturn:

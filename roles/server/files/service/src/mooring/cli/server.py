@@ -59,7 +59,9 @@ def init(
     again.
     """
     from mooring.cli import setup
+    from mooring.lib import logging
 
+    logging.configure("warning", "console")
     os.umask(0o077)  # the database and its journal are for the server's user only
     done = setup.init(
         setup.Wishes(
@@ -121,8 +123,9 @@ def renew(config_path: Path, names: tuple[str, ...]) -> None:
 def set_password(config_path: Path, user: str, password_file: Path | None) -> None:
     """Give a user a new password without logging in: the way back when no administrator can."""
     from mooring.cli import setup
-    from mooring.lib import config
+    from mooring.lib import config, logging
 
+    logging.configure("warning", "console")
     settings = config.load(config_path)
     if password_file:
         password = read_secret_file(password_file)
