@@ -82,7 +82,7 @@ class Recorder:
     def __init__(self, consume: bool = True) -> None:
         self.request: UpstreamRequest | None = None
         self.head: ResponseHead | None = None
-        self.body = b""
+        self.body = bytearray()
         self.ended = False
         self.failure: tuple[str, Code, str] | None = None
         self.writable = 0

@@ -454,7 +454,7 @@ async def test_closing_the_pool_resets_what_runs_and_leaves_nothing(client: Clie
     ],
 )
 async def test_a_head_with_unclear_framing_is_not_sent(client: Client, headers: list[tuple[bytes, bytes]]) -> None:
-    with pytest.raises(ValueError, match="declares|Length|Encoding|control character"):
+    with pytest.raises(ValueError, match=r"declares|Length|Encoding|control character"):
         client.ask(b"POST", headers=headers)
     assert client.pool.size == 0
 
