@@ -13,7 +13,7 @@ self=$0
 power() {
     while :; do
         # Rules and links of the last boot must not survive, so the network namespace is new each time.
-        umount netns 2> /dev/null || true
+        umount --lazy netns 2> /dev/null || true
         : > netns
         unshare --net="$PWD/netns" true
         . ./attach

@@ -240,10 +240,20 @@ class Machine:
         (self.folder / "settings").write_text("".join(lines))
         # The same address for the neighbours' ARP tables after a reboot.
         mac = f"02:00:00:00:{network.number:02x}:{self.index:02x}"
-        attach = network.attach_commands(self.index, self.folder / "netns", mac)
+        first, *others = network.attach_commands(self.index, self.folder / "netns", mac)
         veth = network.veth(self.index)
-        forget = f"if [ -e /sys/class/net/{veth} ]; then ip link del {veth}; fi\n"
-        (self.folder / "attach").write_text(forget + "".join(f"{shlex.join(words)}\n" for words in attach))
+        # The link of the last boot goes with its namespace, which the kernel removes in its own time.
+        lines = [
+            "tries=0",
+            f"until {shlex.join(first)} 2> attach.log; do",
+            f"    ip link del {veth} 2> /dev/null || true",
+            "    tries=$((tries + 1))",
+            '    [ "$tries" -lt 100 ] || { cat attach.log; exit 1; }',
+            "    sleep 0.1",
+            "done",
+            *map(shlex.join, others),
+        ]
+        (self.folder / "attach").write_text("\n".join(lines) + "\n")
         hosts = {"127.0.0.1": "localhost", "::1": "localhost ip6-localhost", network.host: "testbed-host"}
         hosts |= {machine.address: machine.name for machine in machines.machines}
         (self.folder / "hosts").write_text("".join(f"{address} {name}\n" for address, name in hosts.items()))
