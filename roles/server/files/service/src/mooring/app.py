@@ -293,6 +293,8 @@ class Server:
 
         async def end() -> None:
             seconds = config.server.stop_timeout_seconds
+            # Watches end at once, so that their clients go to another replica; the others may finish.
+            registry.cut_endless("stop", "the server stops; connect again")
             await asyncio.gather(listener.stop(seconds), self.hub.close_all(seconds))
 
         self._ending.push_async_callback(end)

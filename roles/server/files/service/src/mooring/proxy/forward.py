@@ -164,6 +164,11 @@ class Forward(Relay):
 
     # -- registry ----------------------------------------------------------------------------------------------------
 
+    @property
+    def endless(self) -> bool:
+        """Whether it may go on for ever: a watch, a followed log, an upgraded connection."""
+        return self.raw or self.ask.long
+
     def cut(self, cause: str, message: str) -> None:
         """End it now: a right was taken away, or the server stops."""
         if self.over:

@@ -34,6 +34,10 @@ class Open(Protocol):
     identity: Identity
     cluster_id: str
 
+    @property
+    def endless(self) -> bool:
+        """Whether it may go on for ever: a watch, a followed log, an upgraded connection."""
+
     def cut(self, cause: str, message: str) -> None:
         """End it now; `cause` is a short word for metrics and audit, `message` a sentence for the client."""
 
@@ -118,6 +122,13 @@ class Registry:
                 break
             del self._waiting[exchange]
             exchange.late()
+
+    def cut_endless(self, cause: str, message: str) -> None:
+        """End what would not end by itself: the server stops, and waits for the rest."""
+        for exchanges in list(self._by_cluster.values()):
+            for exchange in list(exchanges):
+                if exchange.endless:
+                    exchange.cut(cause, message)
 
     def cut_all(self, cause: str, message: str) -> None:
         """End everything: the server stops."""
