@@ -34,7 +34,7 @@ options:
     type: str
   ca_file:
     description:
-      - File with the certificates (PEM) of the CAs that may sign the server's certificate.
+      - File with the certificates (PEM) of the CAs that may sign the server's certificate. No other CA is then trusted.
       - If not set, the environment variable E(MOORING_CA_FILE) is used, and then the CAs of the system.
     type: path
   validate_certs:

@@ -93,11 +93,9 @@ class Resource:
 
     def _create(self, body, key):
         body = dict(body, **key)
-        if self.module.check_mode:
-            shown = dict((k, v) for k, v in body.items() if k not in self.hidden)
-            return shown, self.report(True, None, shown)
-        made = self.client.send("POST", self.collection, body)
-        return made, self.report(True, None, made)
+        asked = dict((k, v) for k, v in body.items() if k not in self.hidden)
+        made = asked if self.module.check_mode else self.client.send("POST", self.collection, body)
+        return made, self.report(True, None, asked)
 
     def absent(self):
         """Remove the object if it is there. Returns the report."""

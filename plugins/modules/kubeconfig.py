@@ -26,7 +26,7 @@ options:
     required: true
   mode:
     description:
-      - With V(token), the file holds a token that expires.
+      - With V(token), the file holds a token for each cluster, which is good for that cluster only and expires.
       - With V(exec), it holds none and runs C(mooring credential), which renews by itself, so that program must be installed where the
         file is used.
     type: str
@@ -43,16 +43,16 @@ options:
     type: str
   ttl:
     description:
-      - Seconds until the token in the file expires. The server's default when not set.
+      - Seconds until the tokens in the file expire. The server's default when not set. Not with O(mode=exec).
     type: int
   renew_before:
     description:
-      - Write the file anew when its token has less than these seconds left.
+      - Write the file anew when one of its tokens has less than these seconds left.
     type: int
     default: 3600
   state:
     description:
-      - With V(absent), the file is removed and the token in it is revoked. A file that this module did not write is left alone
+      - With V(absent), the file is removed and the tokens in it are revoked. A file that this module did not write is left alone
         and the task fails.
     type: str
     choices: [present, absent]
@@ -61,7 +61,7 @@ extends_documentation_fragment:
   - mooring.fleet.connection
   - mooring.fleet.attributes
 notes:
-  - The file is kept while it is unchanged, names the wished clusters, and the server still takes its token.
+  - The file is kept while it is unchanged, names the wished clusters, and its tokens are in force.
 seealso:
   - module: mooring.fleet.token
 """
@@ -92,7 +92,7 @@ contexts:
   elements: str
   sample: [lyon, paris]
 expires_at:
-  description: When the token in the file expires. Empty with O(mode=exec).
+  description: When the first token in the file expires. Empty with O(mode=exec).
   returned: when O(state=present), not in check mode
   type: str
   sample: "2026-12-01T12:00:00Z"
@@ -100,7 +100,7 @@ reason:
   description: Why the file was written or would be.
   returned: when it changed
   type: str
-  sample: the token has less than 3600 seconds left
+  sample: a token in it has less than 3600 seconds left
 """
 
 import hashlib
@@ -117,7 +117,8 @@ from ansible_collections.mooring.fleet.plugins.module_utils.times import seconds
 
 # The first line of the file says what it was made from, so that no YAML parser is needed on the managed host.
 MARK = "# written by mooring.fleet.kubeconfig "
-TOKEN = re.compile(r"\bmrg_[A-Za-z0-9-]+_[A-Za-z0-9_-]+")
+# A token is mrg_<id>_<secret>: the id is enough to ask for its state.
+TOKEN_ID = re.compile(r"\bmrg_(t-[a-z2-7]{12})_")
 MAX_FILE = 16 * 1024 * 1024  # bytes
 
 
@@ -164,26 +165,21 @@ def write(module, path, text):
     try:
         with os.fdopen(fd, "wb") as f:
             f.write(to_bytes(text))
-        # 0600 also where dest is there with a wider mode, which atomic_move would otherwise keep
-        if os.path.exists(path):
-            os.chmod(path, 0o600)
-        module.atomic_move(temporary, path)
+        # Not module.atomic_move: it gives a new file the mode of the umask.
+        os.replace(temporary, path)
+        module.set_default_selinux_context(path, False)
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
 
 
-def token_state(client, body):
-    """What the server says of the token in the file: its description, or None when it is not taken any more."""
-    match = TOKEN.search(body)
-    if not match:
-        return None
-    try:
-        return client.send("GET", "/whoami", bearer=match.group(0)).get("token") or {}
-    except MooringError as e:
-        if e.status == 401:
-            return None
-        raise
+def tokens_of(client, body):
+    """(ids of the tokens in the file, those of them that are in force as {id: token})."""
+    ids = sorted(set(TOKEN_ID.findall(body)))
+    if not ids:
+        return [], {}
+    active = dict((token["id"], token) for token in client.list("/tokens", dict(user="me", active="true")))
+    return ids, dict((i, active[i]) for i in ids if i in active)
 
 
 def wished_clusters(client, names):
@@ -204,13 +200,13 @@ def stale(params, client, wished, text):
             return "%s changed" % field, ""
     if params["mode"] == "exec":
         return "", ""
-    state = token_state(client, body)
-    if state is None:
-        return "the server does not take its token any more", ""
-    expires = state.get("expires_at") or ""
-    left = seconds_left(expires)
-    if left is not None and left < params["renew_before"]:
-        return "the token has less than %d seconds left" % params["renew_before"], expires
+    ids, active = tokens_of(client, body)
+    if len(active) < len(ids):
+        return "a token in it is expired or revoked", ""
+    times = [token["expires_at"] for token in active.values() if token.get("expires_at")]
+    expires = min(times, key=seconds_left) if times else ""
+    if expires and seconds_left(expires) < params["renew_before"]:
+        return "a token in it has less than %d seconds left" % params["renew_before"], expires
     return "", expires
 
 
@@ -227,9 +223,8 @@ def absent(module, client, dest):
     if not text.startswith(MARK):
         raise MooringError("dest %s was not written by this module, so it is not removed" % dest)
     if not module.check_mode:
-        state = token_state(client, body)
-        if state and state.get("id"):
-            client.send("DELETE", "/tokens/%s" % ref(state["id"]))
+        for token_id in sorted(tokens_of(client, body)[1]):
+            client.send("DELETE", "/tokens/%s" % ref(token_id))
         os.unlink(dest)
     return dict(result, reason="state is absent")
 

@@ -113,7 +113,7 @@ def work(module, client):
     user = params["user"] or client.send("GET", "/whoami")["user"]
     named = [
         token
-        for token in client.list("/tokens", dict(user=user))
+        for token in client.list("/tokens", dict(user=user, active="true"))
         if token.get("user") == user and token.get("description") == params["description"] and valid(token)
     ]
     keep = [token for token in named if params["state"] == "present" and token.get("cluster") == params["cluster"]][:1]

@@ -13,6 +13,7 @@ from litestar import Litestar, Request
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers.base import BaseRouteHandler
+from litestar.openapi.spec import Parameter as ParameterSpec
 
 from mooring.api.problems import forbidden, invalid, unauthenticated
 from mooring.api.services import Services
@@ -60,11 +61,13 @@ class Guard:
                     continue  # made by Litestar for every path; without a word on access, it is for administrators
                 if handler.opt.get("access") not in ("public", "token", "user", "admin"):
                     raise RuntimeError(f"{route.path}: the handler does not say who may call it")
-        for path, item in (app.openapi_schema.to_schema().get("paths") or {}).items():
-            for method, operation in item.items():
-                parameters = operation.get("parameters") or ()
-                names = frozenset(p["name"] for p in parameters if p["in"] == "query")
-                self._queries[path, method.upper()] = names
+        for path, item in (app.openapi_schema.paths or {}).items():
+            for method in ("get", "post", "put", "patch", "delete"):
+                operation = getattr(item, method)
+                if operation is not None:
+                    parameters = [p for p in operation.parameters or () if isinstance(p, ParameterSpec)]
+                    names = frozenset(p.name for p in parameters if p.param_in == "query")
+                    self._queries[path, method.upper()] = names
 
     def _authenticate(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
         scheme, _, bearer = connection.headers.get("Authorization", "").partition(" ")

@@ -8,13 +8,14 @@ headers about source address and request id.
 from __future__ import annotations
 
 from litestar import Litestar, Router
+from litestar.datastructures import CacheControlHeader
 from litestar.di import Provide
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from mooring.api import agents, clusters, groups, kubeconfig, memberships, server, session, tokens, users
 from mooring.api.access import PUBLIC, Guard, caller
+from mooring.api.openapi import DocumentPlugin
 from mooring.api.problems import answer
 from mooring.api.services import Services
 from mooring.lib.version import VERSION
@@ -70,13 +71,14 @@ def create(services: Services) -> Litestar:
             "caller": Provide(caller, sync_to_thread=False),
         },
         exception_handlers={Exception: answer},
+        cache_control=CacheControlHeader(no_store=True),  # answers hold tokens and names
         request_max_body_size=services.settings.body_max,
         openapi_config=OpenAPIConfig(
             title="Mooring",
             version=VERSION,
             description="Errors are RFC 9457 problem documents. Lists come in pages: follow `next` by `cursor`.",
             path="/schema",
-            render_plugins=[JsonRenderPlugin()],
+            render_plugins=[DocumentPlugin()],
             openapi_router=Router("/schema", route_handlers=[], opt=PUBLIC, include_in_schema=False),
             components=Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}),
             security=[{"token": []}],

@@ -151,6 +151,8 @@ def _problem(error: Exception) -> Problem:
             code = HTTPStatus(status).phrase.lower().replace(" ", "_")
             detail = error.detail if status < 500 else "the server failed"
             return Problem(status, code, detail or HTTPStatus(status).phrase, headers=error.headers or {})
+        case UnicodeDecodeError() | RecursionError():  # raised by the JSON decoder
+            return Problem(400, "bad_request", "the body is not JSON in UTF-8 of a sane depth")
         case MooringError():
             return Problem(422, "invalid", error.reason, hint=error.hint)
         case _:
@@ -163,14 +165,21 @@ def _validation(error: ValidationException) -> Problem:
     errors = []
     for item in extra:
         if isinstance(item, dict):
-            message = str(item.get("message", "is not valid"))
-            field = str(item.get("key") or _unknown_field(message) or "body")
-            errors.append(FieldError(field.removeprefix("data."), message))
+            errors.append(_field_error(str(item.get("key") or ""), str(item.get("message", "is not valid"))))
     if not errors:
         errors.append(FieldError("body", error.detail))
     return Problem(422, "invalid", "; ".join(f"{e.field}: {e.message}" for e in errors), errors=tuple(errors))
 
 
-def _unknown_field(message: str) -> str | None:
-    found = re.search(r"field `([^`]+)`", message)
-    return found[1] if found else None
+def _field_error(key: str, message: str) -> FieldError:
+    """One error. `data` is how handlers call the body; `Object ... field `x`` names the field in the message only."""
+    field = "" if key == "data" else key.removeprefix("data.").removeprefix("in_")
+    unknown = re.search(r"unknown field `([^`]+)`", message)
+    missing = re.search(r"missing required field `([^`]+)`", message)
+    named = unknown or missing
+    if named:
+        field = f"{field}.{named[1]}" if field else named[1]
+        message = "is not known here" if unknown else "is missing"
+    if message in ("'data'", "data"):
+        message = "is missing"
+    return FieldError(field or "body", message)

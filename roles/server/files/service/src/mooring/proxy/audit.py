@@ -104,8 +104,17 @@ class Audit:
         return "" if self.healthy else f"{len(self._queue)} audit records wait to be written"
 
     def start(self) -> None:
-        """Open the file (made with mode 0600) and start the writer. Raises OSError when it cannot be opened."""
-        self._open()
+        """Open the file (made with mode 0600) and start the writer.
+
+        Raises OSError when it cannot be opened, unless records are not required: the writer then goes on trying.
+        """
+        try:
+            self._open()
+        except OSError as error:
+            if self.required:
+                raise
+            self._error = f"the audit log cannot be opened: {error.strerror}"
+            self._log.error("requests go unrecorded", path=str(self.path), error=str(error))
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 

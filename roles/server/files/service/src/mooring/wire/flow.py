@@ -131,7 +131,8 @@ class Grants:
     """Decides how much a stream may receive: what was consumed, and more for one that is used fast.
 
     A window is doubled when half of it was consumed in less than two round trips: then it, and not the application,
-    is what slows the peer down. The sum of what all windows grew by is bounded by the budget of the session.
+    is what slows the peer down. (In less than half a round trip, it was one burst of an application that had let data
+    lie: no sign of anything.) The sum of what all windows grew by is bounded by the budget of the session.
     """
 
     __slots__ = ("_budget", "_initial", "_max_window", "rtt")
@@ -145,7 +146,7 @@ class Grants:
     def grant(self, stream: StreamState, now: float) -> bytes:
         """The WINDOW frame that is due after `StreamState.consumed` returned True."""
         increment = stream.pending
-        if now - stream.granted_at < 2 * max(self.rtt, 0.001):
+        if self.rtt / 2 < now - stream.granted_at < 2 * max(self.rtt, 0.001):
             growth = min(stream.window, self._max_window - stream.window, self._budget)
             stream.window += growth
             self._budget -= growth

@@ -80,7 +80,6 @@ class RequestReader:
     __slots__ = (
         "_buffer",
         "_decoder",
-        "_fresh",
         "_head_max",
         "_headers_max",
         "_left",
@@ -95,7 +94,6 @@ class RequestReader:
         self._head_max = head_max
         self._headers_max = headers_max
         self._buffer = b""
-        self._fresh = True
         self._scanned = 0
         self._left = 0
         self._state: Literal["head", "length", "chunked", "done", "raw", "dead"] = "head"
@@ -132,7 +130,6 @@ class RequestReader:
         if self._state != "done":
             raise ValueError(f"resume() in state {self._state}")
         self._state = "head"
-        self._fresh = True
         self._scanned = 0
         return self._read() if self._buffer else []
 
@@ -154,12 +151,6 @@ class RequestReader:
 
     def _take_head(self) -> bytes | None:
         buffer = self._buffer
-        if self._fresh:
-            if buffer == b"\r":
-                return None
-            self._fresh = False
-            if buffer.startswith(b"\r\n"):  # one empty line before a request is ignored (RFC 9112 section 2.2)
-                buffer = self._buffer = buffer[2:]
         # Only what is new is looked at, so that a head in single bytes costs no more than one in a piece.
         start = max(0, self._scanned - 3)
         end = buffer.find(b"\r\n\r\n", start)
@@ -168,6 +159,8 @@ class RequestReader:
             return buffer[: end + 4]
         if len(buffer) > self._head_max:
             raise BadMessage(431, f"the head is larger than {self._head_max} bytes")
+        if buffer[0] in b"\r\n":
+            raise BadMessage(400, "an empty line before the request")
         if start and buffer[start] == 10:
             start -= 1
         if buffer.count(b"\n", start) != buffer.count(b"\r\n", start):

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The file that mooring.fleet.kubeconfig writes: private, whole, kept while it works, and nobody else's."""
+
+from __future__ import annotations
+
+import pytest
+from fake_api import Failed
+
+
+@pytest.fixture
+def clusters(api, run_module):
+    for name in ("paris", "lyon"):
+        run_module("cluster", name=name)
+    api.log.clear()
+
+
+@pytest.fixture
+def dest(tmp_path):
+    return tmp_path / "kubeconfig"
+
+
+pytestmark = pytest.mark.usefixtures("clusters")
+
+
+def tokens(api):
+    return [t for t in api.objects["tokens"].values() if t["description"] == "kubeconfig"]
+
+
+def test_written_once_and_private(api, run_module, dest):
+    would = run_module("kubeconfig", check=True, dest=str(dest))
+    assert would["changed"] and not dest.exists() and api.writes() == []
+    made = run_module("kubeconfig", dest=str(dest))
+    assert made["changed"] and made["contexts"] == ["lyon", "paris"] and made["expires_at"]
+    assert dest.stat().st_mode & 0o777 == 0o600
+    assert dest.read_text().count("token: mrg_") == 2
+    assert [p.name for p in dest.parent.iterdir()] == ["kubeconfig"]
+    again = run_module("kubeconfig", dest=str(dest))
+    assert not again["changed"] and len(tokens(api)) == 2 and again["expires_at"] == made["expires_at"]
+
+
+def test_no_token_is_printed(api, run_module, dest):
+    results = [run_module("kubeconfig", dest=str(dest)), run_module("kubeconfig", dest=str(dest), clusters=["paris"])]
+    secrets = [line.split("token: ")[1] for line in dest.read_text().splitlines() if "token: mrg_" in line]
+    assert secrets
+    for result in results:
+        assert not any(secret in result["_printed"] for secret in secrets)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (dict(clusters=["paris"]), "contexts changed"),
+        (dict(mode="exec"), "mode changed"),
+        (dict(current_context="paris"), "current_context changed"),
+        (dict(renew_before=100000), "has less than 100000 seconds left"),
+    ],
+)
+def test_written_anew_when_it_does_not_fit(run_module, dest, change, reason):
+    run_module("kubeconfig", dest=str(dest))
+    would = run_module("kubeconfig", check=True, dest=str(dest), **change)
+    before = dest.read_text()
+    assert reason in would["reason"] and would["changed"]
+    result = run_module("kubeconfig", dest=str(dest), **change)
+    assert reason in result["reason"] and dest.read_text() != before
+
+
+def test_written_anew_when_a_cluster_came(run_module, dest):
+    run_module("kubeconfig", dest=str(dest))
+    run_module("cluster", name="nice")
+    assert run_module("kubeconfig", dest=str(dest))["contexts"] == ["lyon", "nice", "paris"]
+
+
+def test_written_anew_when_a_token_in_it_was_revoked(api, run_module, dest):
+    run_module("kubeconfig", dest=str(dest))
+    tokens(api)[0]["revoked_at"] = "2001-01-01T00:00:00Z"
+    assert run_module("kubeconfig", dest=str(dest))["reason"] == "a token in it is expired or revoked"
+    assert not run_module("kubeconfig", dest=str(dest))["changed"]
+
+
+def test_written_anew_when_it_was_edited(run_module, dest):
+    run_module("kubeconfig", dest=str(dest))
+    dest.write_text(dest.read_text() + "# mine\n")
+    assert run_module("kubeconfig", dest=str(dest))["reason"] == "the file was edited"
+
+
+def test_made_private_again(run_module, dest):
+    run_module("kubeconfig", dest=str(dest))
+    dest.chmod(0o644)
+    assert run_module("kubeconfig", check=True, dest=str(dest))["changed"]
+    assert dest.stat().st_mode & 0o777 == 0o644
+    assert run_module("kubeconfig", dest=str(dest))["changed"]
+    assert dest.stat().st_mode & 0o777 == 0o600
+    dest.chmod(0o644)
+    run_module("kubeconfig", dest=str(dest), clusters=["paris"])
+    assert dest.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_file_of_somebody_else_is_left_alone(run_module, dest, state):
+    dest.write_text("apiVersion: v1\n")
+    with pytest.raises(Failed, match="was not written by this module"):
+        run_module("kubeconfig", dest=str(dest), state=state)
+    assert dest.read_text() == "apiVersion: v1\n"
+
+
+def test_a_missing_folder_is_named(run_module, tmp_path):
+    with pytest.raises(Failed, match="dest: the folder .*missing does not exist"):
+        run_module("kubeconfig", dest=str(tmp_path / "missing" / "kubeconfig"))
+
+
+def test_exec_holds_no_secret_and_is_kept(api, run_module, dest):
+    assert run_module("kubeconfig", dest=str(dest), mode="exec")["changed"]
+    assert "mrg_" not in dest.read_text() and tokens(api) == []
+    again = run_module("kubeconfig", dest=str(dest), mode="exec")
+    assert not again["changed"] and again["expires_at"] == ""
+
+
+def test_removed_with_its_tokens(api, run_module, dest):
+    run_module("kubeconfig", dest=str(dest))
+    assert run_module("kubeconfig", check=True, dest=str(dest), state="absent")["changed"]
+    assert dest.exists() and not any(t["revoked_at"] for t in tokens(api))
+    assert run_module("kubeconfig", dest=str(dest), state="absent")["changed"]
+    assert not dest.exists() and all(t["revoked_at"] for t in tokens(api))
+    assert not run_module("kubeconfig", dest=str(dest), state="absent")["changed"]
