@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mooring.wire.events import Event
+from mooring.wire.events import Event, StreamOpened
 from mooring.wire.flow import Limits
 from mooring.wire.frames import Hello
 from mooring.wire.mux import Mux
@@ -70,6 +70,8 @@ class Pipe:
         events = []
         for frame in source.frames_to_send(max_bytes):
             event = target.receive_frame(memoryview(frame), self.now)
+            if isinstance(event, StreamOpened):
+                target.tag(event.id, event.id)  # at once, as a session does; `open` gives another tag
             if event is not None:
                 events.append(event)
         return events

@@ -33,7 +33,7 @@ class Limits:
     control_buffer: int = 16 * 1024 * 1024  # queued heads and control frames of a peer that does not read
     open_backlog: int = 1024 * 1024  # queued OPENs before `open` says busy
     reset_memory: int = 1024  # streams that we reset and whose late frames we still count
-    ping_after: float = 5.0  # nothing received for so long: PING
+    ping_after: float = 7.0  # nothing received for so long: PING (the agent half a second later, so that one asks)
     dead_after: float = 15.0  # nothing received for so long: the peer is gone
     hello_timeout: float = 10.0
 

@@ -16,10 +16,11 @@ LATE = 1.0  # a tick that comes so much after its deadline means that this proce
 class Heartbeat:
     """The deadlines of one session."""
 
-    __slots__ = ("_limits", "_pings", "_started", "_waiting", "greeted", "heard")
+    __slots__ = ("_limits", "_ping_after", "_pings", "_started", "_waiting", "greeted", "heard")
 
-    def __init__(self, limits: Limits, now: float) -> None:
+    def __init__(self, limits: Limits, now: float, patience: float = 0.0) -> None:
         self._limits = limits
+        self._ping_after = limits.ping_after + patience
         self._started = now
         self._pings = 0
         self._waiting: tuple[bytes, float] | None = None  # the PING that is not answered yet, and when it was made
@@ -31,7 +32,7 @@ class Heartbeat:
         if not self.greeted:
             return self._started + self._limits.hello_timeout
         since = self.heard if self._waiting is None else max(self.heard, self._waiting[1])
-        return min(since + self._limits.ping_after, self.heard + self._limits.dead_after)
+        return min(since + self._ping_after, self.heard + self._limits.dead_after)
 
     def due(self, now: float) -> bool:
         """Whether a PING is due. Raises RemoteError(TIMEOUT) when the peer has been silent for too long."""

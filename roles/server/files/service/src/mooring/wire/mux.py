@@ -57,7 +57,7 @@ class Mux:
         self._grants = Grants(hello.window, limits)
         self._pieces = frames.Pieces()
         self._was_reset: dict[int, int] = {}  # stream that we reset -> credit that its late frames may use
-        self._heartbeat = Heartbeat(limits, now)
+        self._heartbeat = Heartbeat(limits, now, 0.5 if side == "agent" else 0.0)
         self._pong: bytes | None = None
         self._receivers: dict[int, Callable[[int, int, bytes, float], Event | None]] = {
             frames.OPEN: self._on_open,
