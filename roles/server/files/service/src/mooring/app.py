@@ -246,6 +246,7 @@ class Server:
                 login_ttl=config.identity.login_ttl_seconds,
                 max_ttl=config.identity.max_ttl_seconds,
                 body_max=config.limits.api_body_bytes,
+                agent_image=config.agents.image,
             ),
         )
         server = _Api(

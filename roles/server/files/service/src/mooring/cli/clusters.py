@@ -117,6 +117,7 @@ def delete(name: str, yes: bool) -> None:
 @click.option("--replicas", type=click.IntRange(1, 10), help="How many agents.")
 @click.option("--no-admin-binding", is_flag=True, help="Leave out the binding of the server's admins to cluster-admin.")
 @click.option("--no-workload", is_flag=True, help="Leave out the Deployment: the agent runs elsewhere as a process.")
+@click.option("--no-join-token", is_flag=True, help="Without a join token: for a cluster that has joined already.")
 @click.option("--ttl", "ttl_seconds", type=Duration(), help="How long the join token in it is good.  [default: 24h]")
 @click.option("-f", "--file", "path", type=click.Path(path_type=Path), help="Write to a file (mode 0600).")
 def manifest(
@@ -126,6 +127,7 @@ def manifest(
     replicas: int | None,
     no_admin_binding: bool,
     no_workload: bool,
+    no_join_token: bool,
     ttl_seconds: int | None,
     path: Path | None,
 ) -> None:
@@ -141,6 +143,7 @@ def manifest(
         "ttl_seconds": ttl_seconds,
         "admin_binding": False if no_admin_binding else None,
         "workload": "none" if no_workload else None,
+        "join_token": False if no_join_token else None,
     }
     body = {key: value for key, value in wishes.items() if value is not None}
     with Client(profile.active()) as client:

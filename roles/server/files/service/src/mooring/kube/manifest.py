@@ -28,6 +28,7 @@ IDENTITY_SECRET: Final = "mooring-agent-identity"  # noqa: S105 - the name of an
 ADMINS_BINDING: Final = "mooring-admins"
 # Where the image runs: an unprivileged user that the Containerfile makes.
 _UID: Final = 65532
+_HEALTH_PORT: Final = 8080
 _RBAC: Final = "rbac.authorization.k8s.io"
 
 
@@ -35,8 +36,8 @@ _RBAC: Final = "rbac.authorization.k8s.io"
 class ManifestOptions:
     """What goes into a manifest.
 
-    `workload` is `none` when the agent runs outside of the cluster as a process. Without a `join_token` the join Secret is
-    left out: an agent that has registered needs none, and the rest can be applied again and again without a change.
+    `workload` is `none` when the agent runs outside of the cluster as a process. Without a `join_token` the join Secret
+    is left out: an agent that has registered needs none, and the rest can be applied again and again without a change.
     """
 
     server_url: str
@@ -232,6 +233,10 @@ def _leave_after_a_minute(taint: str) -> Manifest:
     return {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}
 
 
+def _probe(path: str) -> Manifest:
+    return {"httpGet": {"path": path, "port": "health"}, "periodSeconds": 5, "timeoutSeconds": 3}
+
+
 def _deployment(options: ManifestOptions) -> Manifest:
     container = {
         "name": "agent",
@@ -248,6 +253,10 @@ def _deployment(options: ManifestOptions) -> Manifest:
             "runAsNonRoot": True,
             "capabilities": {"drop": ["ALL"]},
         },
+        "ports": [{"name": "health", "containerPort": _HEALTH_PORT}],
+        # Ready means connected to the server. Not being ready never restarts it: the server may be away for long.
+        "readinessProbe": _probe("/readyz"),
+        "livenessProbe": {**_probe("/healthz"), "failureThreshold": 6},
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     pod = {

@@ -110,6 +110,12 @@ class LogSection(_Section, frozen=True, kw_only=True):
     format: Annotated[str, _doc("'json' for machines or 'console' for people. Logs go to standard error.")] = "json"
 
 
+class AgentsSection(_Section, frozen=True, kw_only=True):
+    image: Annotated[
+        str, _doc("Image of the agent in import manifests; empty means 'mooring-agent' with the server's version.")
+    ] = ""
+
+
 class AuditSection(_Section, frozen=True, kw_only=True):
     path: Annotated[str, _doc("File of the audit log (JSON lines); empty means 'audit.log' in data_dir.")] = ""
     required: Annotated[
@@ -124,6 +130,7 @@ class Config(_Section, frozen=True, kw_only=True):
     tls: TlsSection
     database: DatabaseSection = DatabaseSection()
     identity: IdentitySection = IdentitySection()
+    agents: AgentsSection = AgentsSection()
     limits: LimitsSection = LimitsSection()
     log: LogSection = LogSection()
     audit: AuditSection = AuditSection()
@@ -166,6 +173,7 @@ _SECTIONS: Final[dict[str, tuple[type[_Section], str]]] = {
     "tls": (TlsSection, "The certificate that clients and agents see."),
     "database": (DatabaseSection, "State: users, tokens, clusters. (Clusters keep their own state.)"),
     "identity": (IdentitySection, "Who people are, here and in the clusters."),
+    "agents": (AgentsSection, "What runs in the clusters."),
     "limits": (LimitsSection, "Bounds, so that no client can use the server up."),
     "log": (LogSection, "What the server says about itself."),
     "audit": (AuditSection, "Who did what in which cluster."),

@@ -86,8 +86,8 @@ def configure(level: str = "info", fmt: Literal["json", "console"] | str = "json
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Libraries that log each request or statement at INFO: the audit log and metrics say it better.
-    for noisy in ("uvicorn.access", "httpx", "httpcore", "sqlalchemy.engine", "aiosqlite", "alembic.runtime"):
+    # Libraries that log each connection, request or statement at INFO: the audit log and metrics say it better.
+    for noisy in ("uvicorn", "httpx", "httpcore", "sqlalchemy.engine", "aiosqlite", "alembic.runtime"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

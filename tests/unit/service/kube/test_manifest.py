@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The import manifest gives the agent the least that it needs, in a hardened pod."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+from mooring.kube.manifest import ManifestOptions, render, to_yaml
+from mooring.lib.secrets import Secret
+
+OPTIONS = ManifestOptions(
+    server_url="https://mooring.example:8443",
+    ca_pem="-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n",
+    join_token=Secret("mrj_j-abcdefghijkl_secret"),
+    cluster_name="lab",
+)
+
+
+def find(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (one,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
+    return one
+
+
+def names(objects: list[dict[str, Any]]) -> list[str]:
+    return [f"{o['kind']}/{o['metadata']['name']}" for o in objects]
+
+
+def test_it_holds_what_an_agent_needs_in_an_order_that_can_be_applied() -> None:
+    assert names(render(OPTIONS)) == [
+        "Namespace/mooring-system",
+        "ServiceAccount/mooring-agent",
+        "ServiceAccount/mooring-impersonator",
+        "Secret/mooring-join",
+        "Role/mooring-agent",
+        "RoleBinding/mooring-agent",
+        "ClusterRole/mooring-agent",
+        "ClusterRoleBinding/mooring-agent",
+        "ClusterRole/mooring-impersonator",
+        "ClusterRoleBinding/mooring-impersonator",
+        "ClusterRoleBinding/mooring-admins",
+        "PodDisruptionBudget/mooring-agent",
+        "Deployment/mooring-agent",
+    ]
+
+
+def test_the_impersonator_may_impersonate_and_nothing_else() -> None:
+    rules = find(render(OPTIONS), "ClusterRole", "mooring-impersonator")["rules"]
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"impersonate"}
+    granted = {(group, resource) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"]}
+    assert granted == {
+        ("", "users"),
+        ("", "groups"),
+        ("authentication.k8s.io", "uids"),
+        ("authentication.k8s.io", "userextras/mooring.fleet/request-id"),
+        ("authentication.k8s.io", "userextras/mooring.fleet/token-id"),
+    }
+    bindings = [o for o in render(OPTIONS) if o["kind"].endswith("Binding")]
+    roles = [b["roleRef"]["name"] for b in bindings if b["subjects"][0]["name"] == "mooring-impersonator"]
+    assert roles == ["mooring-impersonator"]
+
+
+def test_the_agent_reads_its_own_two_secrets_only_and_cannot_impersonate() -> None:
+    objects = render(OPTIONS)
+    rules = find(objects, "Role", "mooring-agent")["rules"] + find(objects, "ClusterRole", "mooring-agent")["rules"]
+    for rule in rules:
+        assert "impersonate" not in rule["verbs"]
+        assert "*" not in [*rule["verbs"], *rule.get("resources", []), *rule.get("apiGroups", [])]
+        if "secrets" in rule.get("resources", []) and rule["verbs"] != ["create"]:
+            assert rule["resourceNames"] == ["mooring-join", "mooring-agent-identity"]
+        if "serviceaccounts/token" in rule.get("resources", []):
+            assert rule["resourceNames"] == ["mooring-impersonator"]
+            assert rule["verbs"] == ["create"]
+    everywhere = find(objects, "ClusterRole", "mooring-agent")["rules"]
+    assert not any("secrets" in rule.get("resources", []) for rule in everywhere)
+
+
+def test_the_pod_keeps_the_restricted_standard_that_its_namespace_enforces() -> None:
+    objects = render(OPTIONS)
+    labels = find(objects, "Namespace", "mooring-system")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    pod = find(objects, "Deployment", "mooring-agent")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert pod["tolerations"]
+    assert not {"hostNetwork", "hostPID", "hostIPC", "volumes"} & set(pod)
+
+
+def test_only_the_agent_pod_gets_a_service_account_token() -> None:
+    objects = render(OPTIONS)
+    accounts = [o for o in objects if o["kind"] == "ServiceAccount"]
+    assert [account["automountServiceAccountToken"] for account in accounts] == [False, False]
+    pod = find(objects, "Deployment", "mooring-agent")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+    assert pod["serviceAccountName"] == "mooring-agent"
+
+
+def test_one_agent_does_not_block_a_drain() -> None:
+    budget = find(render(OPTIONS), "PodDisruptionBudget", "mooring-agent")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert "minAvailable" not in budget
+
+
+def test_the_join_secret_says_where_whom_to_trust_and_how() -> None:
+    data = find(render(OPTIONS), "Secret", "mooring-join")["data"]
+    assert {key: base64.b64decode(value).decode() for key, value in data.items()} == {
+        "server_url": "https://mooring.example:8443",
+        "ca.crt": OPTIONS.ca_pem,
+        "join_token": "mrj_j-abcdefghijkl_secret",
+        "cluster_name": "lab",
+    }
+
+
+def test_without_a_join_token_nothing_in_it_changes_between_two_renderings() -> None:
+    options = replace(OPTIONS, join_token=None)
+    assert "Secret/mooring-join" not in names(render(options))
+    assert to_yaml(render(options)) == to_yaml(render(options))
+
+
+def test_the_admins_of_the_server_become_cluster_admins_unless_that_is_left_out() -> None:
+    binding = find(render(replace(OPTIONS, identity_prefix="acme:")), "ClusterRoleBinding", "mooring-admins")
+    assert binding["roleRef"]["name"] == "cluster-admin"
+    assert [(s["kind"], s["name"]) for s in binding["subjects"]] == [("Group", "acme:admins")]
+    without = render(replace(OPTIONS, admin_binding=False))
+    assert not any(o.get("roleRef", {}).get("name") == "cluster-admin" for o in without)
+
+
+def test_an_agent_outside_of_the_cluster_needs_no_workload() -> None:
+    without = names(render(replace(OPTIONS, workload="none")))
+    assert "Deployment/mooring-agent" not in without
+    assert "PodDisruptionBudget/mooring-agent" not in without
+    assert "ClusterRole/mooring-impersonator" in without
+
+
+@pytest.mark.parametrize("namespace", ["mooring-system", "fleet"])
+def test_everything_is_in_the_namespace_that_was_asked_for(namespace: str) -> None:
+    objects = render(replace(OPTIONS, namespace=namespace))
+    assert {o["metadata"].get("namespace", namespace) for o in objects} == {namespace}
+    assert objects[0]["metadata"]["name"] == namespace
+    for one in objects:
+        for subject in one.get("subjects", []):
+            assert subject.get("namespace", namespace) == namespace
+    container = find(objects, "Deployment", "mooring-agent")["spec"]["template"]["spec"]["containers"][0]
+    assert namespace in container["args"]
+
+
+def test_the_yaml_reads_back_to_the_objects() -> None:
+    assert list(yaml.safe_load_all(to_yaml(render(OPTIONS)))) == render(OPTIONS)
