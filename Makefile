@@ -21,7 +21,7 @@ $(VENV)/.ready: requirements/dev.lock requirements/bootstrap.lock $(SERVICE)/pyp
 	@echo "[venv] installing requirements/dev.lock into .venv (about a minute, once)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.lock
-	@$(VENV)/bin/uv pip sync --quiet --python $(PY) --require-hashes requirements/dev.lock
+	@$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements/dev.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable $(SERVICE)
 	@touch $@
 
