@@ -43,7 +43,7 @@ class Reporter:
         self._credential_problem = credential_problem
         self._nodes = Nodes(kube, self._note)
         self._version = ""
-        self._health: tuple[bool, str] = (False, "not asked yet")
+        self._health: tuple[bool | None, str] = (None, "")
         self._news = asyncio.Event()
         self._tasks = Supervisor("reporter")
 
@@ -114,26 +114,13 @@ class Reporter:
         return str(version)[:64]
 
     def _conditions(self) -> list[dict[str, str]]:
-        healthy, message = self._health
+        """What only the agent knows; the server makes conditions of the rest itself."""
         problem = self._credential_problem()
-        count, ready = self._nodes.count, self._nodes.ready
-        nodes = "Unknown" if not self._nodes.known else "True" if ready == count else "False"
         return [
-            _condition("ApiServerHealthy", "True" if healthy else "False", "Ready" if healthy else "NotReady", message),
-            _condition(
-                "CredentialReady",
-                "False" if problem else "True",
-                "NoToken" if problem else "TokenIssued",
-                problem,
-            ),
-            _condition(
-                "NodesReady",
-                nodes,
-                {"True": "AllReady", "False": "SomeNotReady", "Unknown": "NotReadable"}[nodes],
-                f"{ready} of {count} nodes are ready" if self._nodes.known else "the nodes could not be read",
-            ),
+            {
+                "type": "CredentialReady",
+                "status": "False" if problem else "True",
+                "reason": "NoToken" if problem else "TokenIssued",
+                "message": problem[:MAX_MESSAGE],
+            }
         ]
-
-
-def _condition(kind: str, status: str, reason: str, message: str) -> dict[str, str]:
-    return {"type": kind, "status": status, "reason": reason, "message": message[:MAX_MESSAGE]}
