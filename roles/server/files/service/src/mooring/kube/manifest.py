@@ -237,11 +237,6 @@ def _probe(path: str) -> Manifest:
     return {"httpGet": {"path": path, "port": "health"}, "periodSeconds": 5, "timeoutSeconds": 3}
 
 
-def _probe(path: str, *, period: int, failures: int) -> Manifest:
-    check = {"path": path, "port": "health", "scheme": "HTTP"}
-    return {"httpGet": check, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures}
-
-
 def _deployment(options: ManifestOptions) -> Manifest:
     container = {
         "name": "agent",
@@ -263,11 +258,6 @@ def _deployment(options: ManifestOptions) -> Manifest:
         "readinessProbe": _probe("/readyz"),
         "livenessProbe": {**_probe("/healthz"), "failureThreshold": 6},
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "ports": [{"name": "health", "containerPort": 8080, "protocol": "TCP"}],
-        # Ready: registered, connected and in possession of a token, so that a rollout waits for it. Alive is asked
-        # with patience: an agent that is merely slow must not lose its open streams.
-        "readinessProbe": _probe("/readyz", period=5, failures=2),
-        "livenessProbe": _probe("/healthz", period=20, failures=6),
     }
     pod = {
         "serviceAccountName": AGENT,
