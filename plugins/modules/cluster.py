@@ -169,7 +169,7 @@ cluster:
       sample: https://mooring.example.com:8443/k8s/clusters/paris
 manifest:
   description: Kubernetes objects as YAML documents. May hold a join token, use C(no_log) with it.
-  returned: when O(manifest) asks for it, not in check mode
+  returned: when O(manifest) asks for it; in check mode only if it holds no join token
   type: str
 join_token:
   description: The one-time join token. A secret, use C(no_log) with it.
@@ -234,7 +234,7 @@ def work(module, client):
     if wanted(params["manifest"], cluster):
         join_token = params["rekey"] or wanted("unregistered", cluster)
         result["changed"] = result["changed"] or join_token
-        if not module.check_mode:
+        if not (module.check_mode and join_token):
             result["manifest"] = client.send("POST", path + "/manifest", manifest_request(params, join_token))
     if params["wait"] and not module.check_mode:
         cluster = connect(client, params)
