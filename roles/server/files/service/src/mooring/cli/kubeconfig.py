@@ -93,7 +93,7 @@ def exec_credential(login: profile.Login, cluster: str, now: float, folder: Path
     path = cache / f"{name}.json"
     status = _cached(path, now)
     if status is None:
-        with _locked(cache / f"{name}.lock"):
+        with _locked(cache / "lock"):
             status = _cached(path, now)
             if status is None:
                 status = _fetch(login, cluster)
@@ -143,11 +143,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _sweep(cache: Path, now: float) -> None:
-    """Removes tokens that have ended, and locks nobody has used for a day; what cannot be removed stays."""
-    for path in cache.iterdir():
-        try:
-            age = now - path.stat().st_mtime
-            if (path.suffix == ".json" and age > 2 * _CREDENTIAL_SECONDS) or (path.suffix == ".lock" and age > 86400):
-                path.unlink()
-        except OSError:
-            continue
+    """Removes tokens that have ended, of other logins and clusters too. Called under the lock."""
+    for path in cache.glob("*.json"):
+        if _cached(path, now) is None:
+            path.unlink(missing_ok=True)

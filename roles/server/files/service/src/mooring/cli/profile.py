@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -49,12 +50,13 @@ def folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 def normal_url(url: str) -> str:
     """The form of a server's URL by which it is remembered. Raises MooringError."""
-    text = url.strip().rstrip("/")
+    text = url.strip()
     if "://" not in text:
         text = "https://" + text
-    if not text.startswith("https://") or len(text) <= len("https://"):
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username:
         raise MooringError(f"{url!r} is not the URL of a server", "write https://HOST:PORT; there is no plain http")
-    return text
+    return f"https://{parts.netloc}"
 
 
 class Profile:
