@@ -193,7 +193,7 @@ def test_bytes_that_the_writer_changes_afterwards_do_not_change_on_the_wire() ->
     pipe = Pipe()
     stream_id = pipe.opened()
     buffer = bytearray(b"before")
-    pipe.agent.send_data(stream_id, buffer)
+    pipe.agent.send_data(stream_id, buffer)  # type: ignore[arg-type]
     buffer[:] = b"after!"
     assert pipe.to_server() == [DataReceived("s", b"before", False)]
 

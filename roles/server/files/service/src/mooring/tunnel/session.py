@@ -139,7 +139,7 @@ class Session:
         self.on_ready: Callable[[Session], None] | None = None  # HELLO came
         self.on_message: Callable[[Session, dict[str, Any]], None] | None = None
         self.on_going_away: Callable[[Session], None] | None = None  # no new streams any more
-        self.on_tick: Callable[[Session], None] | None = None  # now and then, at least every 5 s
+        self.on_tick: Callable[[Session], None] | None = None  # every few seconds
         self.on_close: Callable[[Session, Code, str], None] | None = None  # once, at the end
         self.close_code: Code | None = None  # why it ended; None while it lives
         self.close_reason = ""

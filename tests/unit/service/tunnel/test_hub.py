@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hub: which session serves a cluster, and who hears when that changes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from mooring.lib import metrics
+from mooring.lib.clock import ManualClock
+from mooring.tunnel.hub import MAX_SESSIONS, Hub, Lost
+from mooring.tunnel.session import Session
+from mooring.tunnel.stream import Code, SessionClosed
+from mooring.wire import frames
+from mooring.wire.frames import Hello
+from support.tunnel_ends import Recorder
+
+
+class Deaf:
+    """A link that keeps nothing and says nothing."""
+
+    def room(self) -> int:
+        return 1 << 20
+
+    def write(self, written: list[bytes]) -> None:
+        pass
+
+    def close(self, code: Code, reason: str) -> None:
+        pass
+
+
+def session(instance: str = "agt", greeted: bool = True) -> Session:
+    """The server's half of a session, with an agent that said HELLO, or not yet."""
+    made = Session("server", Hello(instance="srv", version="0"))
+    made.attach(Deaf())
+    if greeted:
+        greet(made, instance)
+    return made
+
+
+def greet(made: Session, instance: str = "agt") -> None:
+    made.frame_received(frames.pack_hello(Hello(instance=instance, version="1")), True)
+
+
+class Watched:
+    """A hub and the list of what it told."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.hub = Hub(self.clock)
+        self.changes: list[tuple[str, bool, str]] = []
+        self.messages: list[tuple[str, dict[str, Any]]] = []
+        self.hub.on_change.append(lambda *change: self.changes.append(change))
+        self.hub.on_message.append(lambda *message: self.messages.append(message))
+
+
+async def test_a_cluster_without_an_agent_has_no_session() -> None:
+    watched = Watched()
+    assert watched.hub.session_for("c-1") is None
+    assert watched.hub.last_lost("c-1") is None
+    assert not watched.hub.connected("c-1")
+
+
+async def test_a_session_serves_its_own_cluster_only() -> None:
+    watched = Watched()
+    one, two = session("one"), session("two")
+    watched.hub.add("c-1", one)
+    watched.hub.add("c-2", two)
+    assert watched.hub.session_for("c-1") is one
+    assert watched.hub.session_for("c-2") is two
+    assert watched.hub.clusters() == ["c-1", "c-2"]
+
+
+async def test_a_session_is_used_once_hello_came() -> None:
+    watched = Watched()
+    early = session(greeted=False)
+    watched.hub.add("c-1", early)
+    assert watched.hub.session_for("c-1") is None
+    assert watched.changes == []
+    greet(early)
+    assert watched.hub.session_for("c-1") is early
+    assert watched.changes == [("c-1", True, "")]
+
+
+async def test_a_lost_session_is_told_with_time_and_reason() -> None:
+    watched = Watched()
+    lost = session()
+    watched.hub.add("c-1", lost)
+    watched.clock.advance(60)
+    lost.link_lost("the connection was closed")
+    assert watched.changes == [("c-1", True, ""), ("c-1", False, "the connection was closed")]
+    assert watched.hub.last_lost("c-1") == Lost(watched.clock.now(), "the connection was closed")
+    assert watched.hub.session_for("c-1") is None
+    assert watched.hub.sessions("c-1") == []
+
+
+async def test_two_agents_of_a_cluster_share_the_work_and_one_may_die() -> None:
+    watched = Watched()
+    one, two = session("one"), session("two")
+    watched.hub.add("c-1", one)
+    watched.hub.add("c-1", two)
+    for expected in (one, two, one, two):
+        chosen = watched.hub.session_for("c-1")
+        assert chosen is expected
+        chosen.open(b"x", Recorder())
+    assert watched.hub.session_for("c-1", but_not=one) is two
+    one.link_lost("killed")
+    assert watched.hub.session_for("c-1") is two
+    assert watched.hub.session_for("c-1", but_not=two) is None
+    assert watched.changes == [("c-1", True, "")]
+
+
+async def test_an_agent_that_dials_again_replaces_its_half_open_session() -> None:
+    watched = Watched()
+    old, other = session("agent-1"), session("agent-2")
+    watched.hub.add("c-1", old)
+    watched.hub.add("c-1", other)
+    stuck = Recorder()
+    old.open(b"x", stuck)
+    new = session("agent-1")
+    watched.hub.add("c-1", new)
+    assert old.closed
+    assert stuck.over.is_set()
+    assert not other.closed
+    assert watched.hub.sessions("c-1") == [other, new]
+    assert watched.changes == [("c-1", True, "")]
+
+
+async def test_a_session_that_is_going_away_may_finish_beside_its_successor() -> None:
+    watched = Watched()
+    old = session("agent-1")
+    watched.hub.add("c-1", old)
+    running = Recorder()
+    old.open(b"x", running)
+    old.frame_received(frames.pack_goaway(1, 0, "restarting"), True)
+    assert watched.changes[-1] == ("c-1", False, "the agent is shutting down")
+    new = session("agent-1")
+    watched.hub.add("c-1", new)
+    assert not old.closed
+    assert watched.hub.session_for("c-1") is new
+    assert watched.changes[-1] == ("c-1", True, "")
+
+
+async def test_sessions_of_one_cluster_have_a_bound() -> None:
+    watched = Watched()
+    for number in range(MAX_SESSIONS):
+        watched.hub.add("c-1", session(f"agent-{number}"))
+    one_more = session("one more")
+    watched.hub.add("c-1", one_more)
+    assert one_more.close_code is Code.BUSY
+    assert len(watched.hub.sessions("c-1")) == MAX_SESSIONS
+
+
+async def test_a_session_that_ended_before_it_was_added_is_not_kept() -> None:
+    watched = Watched()
+    dead = session()
+    dead.link_lost("gone")
+    watched.hub.add("c-1", dead)
+    assert watched.hub.sessions("c-1") == []
+    assert watched.changes == []
+
+
+async def test_control_messages_carry_the_cluster_of_their_session() -> None:
+    watched = Watched()
+    one = session()
+    watched.hub.add("c-1", one)
+    one.frame_received(frames.pack_message({"kind": "status", "cluster": "c-2"})[0], True)
+    assert watched.messages == [("c-1", {"kind": "status", "cluster": "c-2"})]
+
+
+async def test_a_callback_that_fails_does_not_keep_others_from_hearing() -> None:
+    watched = Watched()
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("a bug")
+
+    watched.hub.on_change.insert(0, fail)
+    watched.hub.on_message.insert(0, fail)
+    one = session()
+    watched.hub.add("c-1", one)
+    one.frame_received(frames.pack_message({"kind": "x"})[0], True)
+    assert watched.changes == [("c-1", True, "")]
+    assert len(watched.messages) == 1
+    assert one.usable
+
+
+async def test_a_removed_cluster_loses_its_sessions_and_its_streams() -> None:
+    watched = Watched()
+    one, two = session("one"), session("two")
+    watched.hub.add("c-1", one)
+    watched.hub.add("c-1", two)
+    sink = Recorder()
+    one.open(b"x", sink)
+    watched.hub.remove("c-1", "the cluster was deleted")
+    assert (one.close_code, two.close_code) == (Code.CREDENTIAL, Code.CREDENTIAL)
+    assert sink.over.is_set()
+    assert watched.hub.session_for("c-1") is None
+    assert watched.hub.last_lost("c-1") is None
+    assert watched.changes[-1] == ("c-1", False, "the cluster was deleted")
+
+
+async def test_closing_takes_no_new_sessions_and_drains_the_old_ones() -> None:
+    watched = Watched()
+    busy, idle = session("busy"), session("idle")
+    watched.hub.add("c-1", busy)
+    watched.hub.add("c-2", idle)
+    sink = Recorder()
+    stream = busy.open(b"x", sink, True)
+    closing = asyncio.ensure_future(watched.hub.close_all(30))
+    async with asyncio.timeout(20):
+        await idle.wait_closed()
+    late = session("late")
+    watched.hub.add("c-3", late)
+    assert late.close_code is Code.SHUTDOWN
+    with pytest.raises(SessionClosed):
+        busy.open(b"x", Recorder())
+    assert not busy.closed
+    busy.frame_received(frames.frame(frames.OPENED, stream.id, b"HTTP/1.1 200 OK\r\n\r\n", frames.FIN), True)
+    async with asyncio.timeout(20):
+        await closing
+    assert sink.calls == ["head"]
+    assert busy.closed
+    assert idle.closed
+    assert watched.hub.clusters() == []
+
+
+def metric(name: str, **labels: str) -> float:
+    value = metrics.REGISTRY.get_sample_value(name, labels)
+    return 0.0 if value is None else value
+
+
+async def test_metrics_count_sessions_streams_and_bytes() -> None:
+    before_in = metric("mooring_tunnel_bytes_total", direction="in")
+    before_ended = metric("mooring_tunnel_sessions_ended_total", code="UPSTREAM_UNREACHABLE")
+    watched = Watched()
+    one = session()
+    watched.hub.add("c-1", one)
+    one.open(b"x", Recorder())
+    assert metric("mooring_tunnel_sessions") == 1
+    assert metric("mooring_tunnel_streams") == 1
+    assert watched.hub.streams() == 1
+    one.link_lost("gone")
+    assert metric("mooring_tunnel_sessions") == 0
+    assert metric("mooring_tunnel_streams") == 0
+    assert metric("mooring_tunnel_bytes_total", direction="in") - before_in == one.stats().bytes_in > 0
+    assert metric("mooring_tunnel_sessions_ended_total", code="UPSTREAM_UNREACHABLE") == before_ended + 1
