@@ -83,3 +83,11 @@ def test_long_targets_are_read_without_being_kept() -> None:
 )
 def test_long_running(method: str, target: str, long: bool) -> None:
     assert long_running(request_info(method, target), target) is long
+
+
+@pytest.mark.parametrize("evil", ["%0A", "%1b[2J", "%E2%80%A8", "%C2%85", "%E2%80%AE"])
+def test_what_could_forge_a_line_is_escaped(evil: str) -> None:
+    info = request_info("GET", f"/api/v1/namespaces/a{evil}b/pods/p")
+    assert info.path.isprintable()
+    assert info.namespace.isprintable()
+    assert info.resource == "pods"

@@ -32,7 +32,7 @@ from mooring.proxy.forward import Ask, Forward, audit_record
 from mooring.proxy.impersonate import Impersonator, sanitise
 from mooring.proxy.ports import Client, Handler, Hub
 from mooring.proxy.registry import Registry
-from mooring.proxy.requestinfo import long_running, request_info
+from mooring.proxy.requestinfo import long_running, printable, request_info
 from mooring.tunnel.stream import pack_open
 from mooring.wire.frames import LocalError
 from mooring.wire.headers import Headers, RequestHead, get, get_all, serialize_request
@@ -203,7 +203,7 @@ class Chain:
             long=long_running(info, text),
             upgrade=upgrade.protocol(head.headers) if upgrades else b"",
             prefix=f"/k8s/clusters/{cluster.name}",
-            user_agent=(get(head.headers, b"user-agent") or b"")[:256].decode("utf-8", "replace"),
+            user_agent=printable((get(head.headers, b"user-agent") or b"")[:256].decode("utf-8", "replace")),
             started=self.clock.now(),
             started_monotonic=self.clock.monotonic(),
         )

@@ -44,7 +44,7 @@ def request_info(method: str, target: str) -> RequestInfo:
 
 def _read(method: str, target: str) -> RequestInfo:
     raw, _, query = target.partition("?")
-    path = unquote(raw) if "%" in raw else raw
+    path = printable(unquote(raw)) if "%" in raw else raw
     parts = path.strip("/").split("/")
     other = RequestInfo(False, method.lower(), path)
     if len(parts) < 3 or parts[0] not in ("api", "apis"):
@@ -93,6 +93,11 @@ def _collection(verb: str, query: str) -> tuple[str, str]:
         if key == "metadata.name" and value.removeprefix("="):
             return verb, value.removeprefix("=")
     return verb, ""
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that could forge a line, or steer a terminal, where the log is read."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def long_running(info: RequestInfo, target: str) -> bool:

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit log: what is in it, and what happens when it cannot be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mooring.proxy import audit as module
+from mooring.proxy.audit import Audit, AuditRecord
+
+
+def record(number: int = 0, **changes: object) -> AuditRecord:
+    values: dict[str, object] = {
+        "time": "2026-01-01T00:00:00.000Z",
+        "stage": "complete",
+        "request_id": f"r{number}",
+        "source": "192.0.2.7",
+        "user": "bob",
+        "uid": "u",
+        "groups": ("devs",),
+        "token_id": "t-1",
+        "cluster": "alpha",
+        "cluster_id": "c-1",
+        "verb": "list",
+        "path": "/api/v1/pods",
+        "code": 200,
+        "resource_request": True,
+        **changes,
+    }
+    return AuditRecord(**values)  # type: ignore[arg-type]
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.005)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+
+@pytest.fixture(autouse=True)
+def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Audit]:
+    audit = Audit(tmp_path / "audit.jsonl", queue_max=50)
+    audit.start()
+    yield audit
+    audit.close()
+
+
+def test_records_become_lines_in_order_and_empty_fields_are_left_out(log: Audit) -> None:
+    for number in range(40):
+        log.record(record(number))
+    until(lambda: len(lines(log.path)) == 40)
+    written = lines(log.path)
+    assert [line["request_id"] for line in written] == [f"r{number}" for number in range(40)]
+    assert written[0]["groups"] == ["devs"]
+    assert "subresource" not in written[0]
+    assert log.healthy
+    assert stat.S_IMODE(os.stat(log.path).st_mode) == 0o600
+
+
+def test_name_with_a_line_break_cannot_forge_a_line(log: Audit) -> None:
+    log.record(record(user='eve\n{"user":"root"}', user_agent="\u2028\x1b[2J"))
+    until(lambda: len(lines(log.path)) == 1)
+    assert lines(log.path)[0]["user"] == 'eve\n{"user":"root"}'
+
+
+def test_close_writes_what_waits(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "a")
+    audit.start()
+    for number in range(100):
+        audit.record(record(number))
+    audit.close()
+    assert len(lines(tmp_path / "a")) == 100
+
+
+def test_rotated_file_is_left_and_a_new_one_begun(log: Audit) -> None:
+    log.record(record(1))
+    until(lambda: len(lines(log.path)) == 1)
+    old = log.path.with_suffix(".1")
+    log.path.rename(old)
+    log.record(record(2))
+    until(lambda: len(lines(log.path)) == 1)
+    assert (lines(old)[0]["request_id"], lines(log.path)[0]["request_id"]) == ("r1", "r2")
+
+
+def test_failing_disk_turns_health_off_and_loses_nothing(log: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        log.record(record(1))
+        until(lambda: not log.healthy)
+        assert not log.accepting
+        assert log.problem == "the audit log cannot be written: No space left on device"
+        log.record(record(2))
+    until(lambda: log.healthy)
+    until(lambda: len(lines(log.path)) == 2)
+    assert log.problem == ""
+
+
+def test_full_queue_turns_health_off_and_is_bounded(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "a", queue_max=10)  # not started: nobody writes
+    audit._file_ok = True
+    for number in range(9):
+        audit.record(record(number))
+    assert audit.healthy
+    for number in range(100):
+        audit.record(record(number))
+    assert not audit.healthy
+    assert len(audit._queue) == 20
+    assert "wait to be written" in audit.problem
+
+
+def test_log_that_cannot_be_opened_refuses_to_start(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        Audit(tmp_path / "missing" / "a").start()
+
+
+def test_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        Audit(tmp_path / "a").start()
+
+
+def test_log_that_is_not_required_is_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "later"
+    audit = Audit(folder / "a", required=False)
+    audit.start()
+    assert (audit.healthy, audit.accepting) == (False, True)
+    audit.record(record(1))
+    folder.mkdir()
+    until(lambda: len(lines(folder / "a")) == 1)
+    audit.close()
