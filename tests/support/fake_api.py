@@ -69,7 +69,7 @@ def served(folder: Path, ca_pem: str, ca_key: Secret) -> Iterator[FakeApi]:
             problem = {"title": "Not Found", "detail": "there is nothing here"}
             status, answer, headers = fake.answers.get((self.command, self.path), (404, problem, {}))
             data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
-            self.send_response(status)
+            self.send_response_only(status)
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Length", str(len(data)))
