@@ -125,7 +125,7 @@ class Recorder:
 class Client:
     """A pool to the scripted upstream."""
 
-    def __init__(self, pool: Http1Pool, upstream: Upstream) -> None:
+    def __init__(self, pool: Http1Pool, upstream: Upstream | None) -> None:
         self.pool = pool
         self.upstream = upstream
 
