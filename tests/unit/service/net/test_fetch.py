@@ -33,7 +33,7 @@ async def test_silence_ends_at_the_deadline_and_the_connection_is_closed(client:
         await peer.closed()
 
     client.upstream.script = silent
-    with pytest.raises(FetchError, match="0.05 s") as caught:
+    with pytest.raises(FetchError, match=r"0\.05 s") as caught:
         await fetch(client.pool, GET, deadline=0.05)
     assert caught.value.code == Code.TIMEOUT
     await until(lambda: client.pool.size == 0)
