@@ -227,6 +227,12 @@ def _sqlite(url: URL) -> AsyncEngine:
         immediate = connection.get_execution_options().get(_WRITE)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
+    # A cancelled statement still runs in the driver's thread, and SQLite keeps the locks of a closed connection for as
+    # long as anything (the traceback of the cancellation) holds its cursor. So end the transaction before the close.
+    @event.listens_for(engine.sync_engine, "invalidate")
+    def invalidated(connection: Any, _record: Any, _error: BaseException | None) -> None:
+        connection.rollback()
+
     return engine
 
 

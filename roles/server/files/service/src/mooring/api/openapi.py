@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI document: Litestar's, put right where it does not know what we do, and the command that writes it.
+
+`docs/api/openapi.json` is this document; a test compares the two. To write it again:
+
+    python -m mooring.api.openapi > docs/api/openapi.json
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from mooring.api.problems import MEDIA_TYPE, ProblemDocument
+from mooring.api.services import ApiSettings, Services
+from mooring.authn.index import Index
+from mooring.authn.passwords import Passwords
+from mooring.authn.throttle import LoginThrottle
+from mooring.lib.clock import SystemClock
+from mooring.store.sql import open_store
+
+_RETURNED = {"200": "Done.", "201": "Made.", "204": "Done; there is nothing to say."}
+
+
+class DocumentPlugin(JsonRenderPlugin):
+    """Serves the document at `/schema/openapi.json`."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return encode(document(request.app))
+
+
+def document(app: Litestar) -> dict[str, Any]:
+    """The document: our form of errors, and which routes need no token or an administrator's."""
+    schema: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(app.openapi_schema.to_schema()))
+    access = _access(app)
+    (problem,), components = msgspec.json.schema_components(
+        [ProblemDocument], ref_template="#/components/schemas/{name}"
+    )
+    schema["components"]["schemas"] |= components
+    for path, item in schema["paths"].items():
+        for method, operation in item.items():
+            operation.pop("deprecated", None)
+            operation["operationId"] = access[path, method.upper()][1]
+            operation["x-access"] = access[path, method.upper()][0]
+            if operation["x-access"] == "public":
+                operation["security"] = []
+            responses = operation["responses"]
+            responses.pop("400", None)
+            for code, response in responses.items():
+                response["description"] = _RETURNED[code]
+            responses["default"] = {
+                "description": "An error: a problem document (RFC 9457).",
+                "content": {MEDIA_TYPE: {"schema": problem}},
+            }
+    return schema
+
+
+def encode(schema: dict[str, Any]) -> bytes:
+    """Indented, with sorted keys, so that a change shows as a small difference."""
+    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=1) + b"\n"
+
+
+def _access(app: Litestar) -> dict[tuple[str, str], tuple[str, str]]:
+    """Path and method -> who may call it, and the handler's name."""
+    found = {}
+    for route in app.routes:
+        for handler in getattr(route, "route_handlers", ()):
+            for method in handler.http_methods:
+                found[route.path_format, str(method)] = (str(handler.opt.get("access")), handler.fn.__name__)
+    return found
+
+
+def main() -> None:
+    """Write the document to standard output."""
+    from mooring.api.app import create  # here, since the application serves what this module makes
+
+    sys.stdout.buffer.write(encode(document(create(_no_services()))))
+
+
+def _no_services() -> Services:
+    """Enough to make the application; nothing of it is called."""
+    return Services(
+        store=open_store("sqlite:///nothing.db"),
+        index=Index(),
+        clock=SystemClock(),
+        passwords=Passwords(),
+        throttle=LoginThrottle(),
+        control=_NoControl(),
+        settings=ApiSettings(url="https://localhost", ca_pem="", instance="", audience=""),
+    )
+
+
+class _NoControl:
+    def note_refused(self, cluster_id: str, reason: str) -> None:
+        raise AssertionError(cluster_id)
+
+    def note_registered(self, cluster_id: str) -> None:
+        raise AssertionError(cluster_id)
+
+
+if __name__ == "__main__":
+    main()

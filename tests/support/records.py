@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Short ways to make records in tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mooring.authn.tokens import new_token
+from mooring.lib.ids import new_id
+from mooring.store.records import Cluster, Group, Membership, Token, User
+
+NOW = 1_700_000_000.0
+
+
+def cluster(name: str, **more: Any) -> Cluster:
+    return Cluster(**{"id": new_id("c"), "name": name, "created_at": NOW, "updated_at": NOW} | more)
+
+
+def user(name: str, **more: Any) -> User:
+    return User(**{"id": new_id("u"), "name": name, "uid": new_id("x"), "created_at": NOW, "updated_at": NOW} | more)
+
+
+def group(name: str, **more: Any) -> Group:
+    return Group(**{"id": new_id("g"), "name": name, "created_at": NOW, "updated_at": NOW} | more)
+
+
+def token(owner: User, **more: Any) -> Token:
+    made = new_token("mrg")
+    fields = {"id": made.id, "hash": made.hash, "user_id": owner.id, "user_name": owner.name}
+    return Token(**fields | {"created_at": NOW, "expires_at": NOW + 3600} | more)
+
+
+def membership(into: Cluster, who: User | Group, **more: Any) -> Membership:
+    subject = (
+        {"user_id": who.id, "user_name": who.name}
+        if isinstance(who, User)
+        else {"group_id": who.id, "group_name": who.name}
+    )
+    fields = {"id": new_id("m"), "cluster_id": into.id, "cluster_name": into.name, "created_at": NOW}
+    return Membership(**fields | subject | more)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The REST API on a real SQLite store, called in memory, with a clock that the tests move."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from mooring.api.app import create
+from mooring.api.services import ApiSettings, Services
+from mooring.authn.bootstrap import create_admin
+from mooring.authn.index import Index
+from mooring.authn.passwords import Passwords
+from mooring.authn.throttle import LoginThrottle
+from mooring.lib.clock import ManualClock
+from mooring.lib.secrets import Secret
+from mooring.store.sql import open_store
+
+ADMIN_PASSWORD = "correct horse battery"
+USER_PASSWORD = "a long enough one"
+CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+
+
+@dataclass
+class NotedControl:
+    """Stands in for the cluster controller and keeps what it was told."""
+
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    registered: list[str] = field(default_factory=list)
+
+    def note_refused(self, cluster_id: str, reason: str) -> None:
+        self.refused.append((cluster_id, reason))
+
+    def note_registered(self, cluster_id: str) -> None:
+        self.registered.append(cluster_id)
+
+
+class Client:
+    """One caller: their token, and JSON in and out."""
+
+    def __init__(self, http: httpx.AsyncClient, token: str | None = None, source: str = "192.0.2.1") -> None:
+        self.http = http
+        self.token = token
+        self.source = source
+
+    async def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        sent = {"X-Mooring-Source": self.source, "X-Mooring-Request-Id": "r" * 32}
+        if self.token is not None:
+            sent["Authorization"] = f"Bearer {self.token}"
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.http.request(method, f"/api/v1{path}", json=body, headers=sent)
+
+    async def ok(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """The answer's JSON; anything but a success fails the test with the answer."""
+        response = await self(method, path, body, **headers)
+        assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
+        return response.json() if response.content else None
+
+
+@dataclass
+class World:
+    """The API, its parts, and an administrator."""
+
+    services: Services
+    clock: ManualClock
+    control: NotedControl
+    http: httpx.AsyncClient
+    admin: Client
+    anonymous: Client
+
+    async def user(self, name: str, *, groups: tuple[str, ...] = (), password: str = USER_PASSWORD) -> Client:
+        """Make a user who is logged in."""
+        await self.admin.ok("POST", "/users", {"name": name, "password": password, "groups": list(groups)})
+        return await self.login(name, password)
+
+    async def login(self, name: str, password: str, **more: Any) -> Client:
+        answer = await self.anonymous.ok("POST", "/login", {"username": name, "password": password, **more})
+        return Client(self.http, answer["token"])
+
+    async def cluster(self, name: str, **more: Any) -> dict[str, Any]:
+        made: dict[str, Any] = await self.admin.ok("POST", "/clusters", {"name": name, **more})
+        return made
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    clock = ManualClock()
+    store = open_store(f"sqlite:///{tmp_path / 'mooring.db'}")
+    await store.migrate()
+    index = Index()
+    passwords = Passwords(time_cost=1, memory_kib=64)
+    await create_admin(store, passwords, clock, "admin", Secret(ADMIN_PASSWORD))
+    index.load(await store.snapshot(clock.now()))
+    store.on_commit(index.apply)
+    control = NotedControl()
+    services = Services(
+        store=store,
+        index=index,
+        clock=clock,
+        passwords=passwords,
+        throttle=LoginThrottle(),
+        control=control,
+        settings=ApiSettings(
+            url="https://mooring.example:8443",
+            ca_pem=CA,
+            instance="one",
+            audience="mooring.example",
+            started_at=clock.now(),
+        ),
+    )
+    transport = httpx.ASGITransport(create(services), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
+        anonymous = Client(http)
+        answer = await anonymous.ok("POST", "/login", {"username": "admin", "password": ADMIN_PASSWORD})
+        yield World(services, clock, control, http, Client(http, answer["token"]), anonymous)
+    passwords.close()
+    await store.aclose()
