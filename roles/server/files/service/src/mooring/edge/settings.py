@@ -30,7 +30,7 @@ class EdgeSettings:
     """Without progress while a client does not read what waits for it. Then the end of the connection."""
     linger_timeout: float = 5.0
     """For reading the rest of a request that was answered early, so that the answer is not lost in a reset."""
-    linger_max: int = 4 * 1024 * 1024
+    linger_max: int = 32 * 1024 * 1024
     """Bytes of such a rest."""
     write_high: int = 256 * 1024
     """Bytes waiting for a client at which its exchange stops taking more from upstream."""
