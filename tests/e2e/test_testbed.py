@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from testbed import ControlPlane, Machines, Run, TestbedError, binaries, state
+from testbed import ControlPlane, Machines, Run, TestbedError, binaries, images, state
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -156,6 +156,43 @@ def test_nodes_leave_the_settings_of_this_machine_alone(cluster_with_nodes: Cont
     init = cluster_with_nodes.nodes[0].pid.pid
     points = Path(f"/proc/{init}/mountinfo").read_text()
     assert "/proc/sys/kernel/panic_on_oops" in points  # a file of the node, mounted over the machine's
+
+
+@pytest.mark.nodes
+def test_the_image_of_the_agent_runs_as_its_pod_wants(cluster_with_nodes: ControlPlane) -> None:
+    cluster = cluster_with_nodes
+    cluster.load(images.ensure_agent_image())
+    security = {
+        "runAsNonRoot": True,
+        "readOnlyRootFilesystem": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {"name": "agent", "image": images.AGENT, "imagePullPolicy": "Never", "securityContext": security}
+    program = "import os, mooring.agent.main; print('user', os.getuid())"
+    pods = {"entry-point": {"args": ["--version"]}, "imports": {"command": ["python", "-c", program]}}
+    for name, words in pods.items():
+        spec = {"restartPolicy": "Never", "containers": [{**container, **words}]}
+        cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+    try:
+        for name in pods:
+            done = "--for=jsonpath={.status.phase}=Succeeded"
+            cluster.kubectl("wait", done, f"pod/{name}", "--timeout=60s", timeout=70)
+        assert "0.1.0" in cluster.kubectl("logs", "entry-point").stdout
+        assert cluster.kubectl("logs", "imports").stdout == "user 65532\n"
+    finally:
+        cluster.kubectl("delete", "pod", *pods, "--wait=false", "--ignore-not-found")
+
+
+def test_the_containerfile_is_read_as_an_engine_reads_it() -> None:
+    stage = images.read_containerfile(
+        'FROM one AS build\nUSER 0\nENTRYPOINT ["no"]\nFROM two\nCOPY --from=build /opt/x /opt/x\n'
+        'ENV A=1 \\\n    B="two words"\nUSER 65532:65532\nENTRYPOINT ["yes"]\nCMD ["agent"]\n'
+    )
+    assert stage.target == "/opt/x"
+    assert stage.config.env == {"A": "1", "B": "two words"}
+    assert (stage.config.user, stage.config.entrypoint, stage.config.command) == ("65532:65532", ["yes"], ["agent"])
 
 
 def workload() -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ from testbed import binaries
 from testbed.controlplane import ControlPlane
 from testbed.errors import TestbedError
 from testbed.machine import Machines
-from testbed.state import Run, root, runs, sweep
+from testbed.state import Run, locked, root, runs, sweep
 
 
 def main() -> int:
@@ -47,6 +47,12 @@ def main() -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
+    # Two at once would remove each other's half-made cluster.
+    with locked(f"up-{arguments.name}"):
+        return _up_alone(arguments)
+
+
+def _up_alone(arguments: argparse.Namespace) -> int:
     found = _find(arguments.name)
     if found is not None:
         there = _facts(found)
@@ -56,7 +62,7 @@ def _up(arguments: argparse.Namespace) -> int:
         binaries.say(f"[testbed] {arguments.name} is not whole or not what was asked for: made anew")
         found.teardown()
     begin = time.monotonic()
-    run = Run.create(arguments.name, detached=True, work=arguments.dir)
+    run = Run.create(arguments.name, work=arguments.dir)
     facts: dict[str, Any] = {"wanted": _wanted(arguments), "dir": str(run.work)}
     try:
         machines = Machines(arguments.machines, run=run).prepare() if arguments.machines else None
@@ -75,6 +81,7 @@ def _up(arguments: argparse.Namespace) -> int:
         if machines:
             facts |= machines.up().facts()
         (run.folder / "facts.json").write_text(json.dumps(facts))
+        run.detach()
     except BaseException:
         run.teardown()
         raise

@@ -295,6 +295,11 @@ class ControlPlane:
         """`kubectl apply` of objects."""
         self.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
+    def load(self, archive: Path) -> None:
+        """Import an image archive into every node."""
+        for node in self.nodes:
+            node.load(archive)
+
     def audit_events(self) -> list[dict[str, Any]]:
         """What the API server's audit log holds so far (only with `audit=True`), the oldest first.
 

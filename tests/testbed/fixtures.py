@@ -7,6 +7,7 @@ next one removes it. A test that stops or breaks a cluster takes one of its own:
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from subprocess import CompletedProcess
 from typing import Protocol
@@ -43,9 +44,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def testbed_run() -> Iterator[Run]:
     """The register of this session."""
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    # A runner that has waited long enough sends SIGTERM: pytest then ends as after Ctrl-C, with its fixtures.
+    before = signal.signal(signal.SIGTERM, end)
     run = Run.create()
     yield run
     run.teardown()
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

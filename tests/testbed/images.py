@@ -19,11 +19,13 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,12 @@ from testbed.state import locked
 PAUSE = "localhost/pause:1"
 PY = "localhost/py:1"
 AGENT = "localhost/mooring-agent:1"
-RECIPE = "1"  # raised when this file makes something else of the same content
+KEPT = 3  # archives of one image
+RECIPE = "3"  # raised when this file makes something else of the same content
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVICE = REPOSITORY / "roles" / "server" / "files" / "service"
+LOCK = REPOSITORY / "requirements" / "dev.lock"
 CONTAINERFILE = REPOSITORY / "deploy" / "Containerfile"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -77,6 +81,7 @@ class Config:
     """How the image runs: the fields of the OCI image configuration that are used here."""
 
     entrypoint: list[str]
+    command: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
     user: str = ""
     working_dir: str = "/"
@@ -134,6 +139,7 @@ def write_archive(out: Path, name: str, layers: Sequence[Layer], config: Config)
             "config": {
                 "Env": [f"{key}={value}" for key, value in environment.items()],
                 "Entrypoint": config.entrypoint,
+                "Cmd": config.command,
                 "WorkingDir": config.working_dir,
                 "User": config.user,
             },
@@ -195,8 +201,8 @@ def _key(*words: str) -> str:
     return hashlib.sha256("\0".join([RECIPE, platform.machine(), *words]).encode()).hexdigest()[:16]
 
 
-def _ensure(name: str, key: str, make: Any) -> Path:
-    """The archive of an image, made under a lock if it is not there; older versions of it are removed."""
+def _ensure(name: str, key: str, make: Callable[[Path, Path], None]) -> Path:
+    """The archive of an image, made under a lock if it is not there; all but the last few of it are removed."""
     stem = name.removeprefix("localhost/").partition(":")[0]
     out = folder() / f"{stem}-{key}.tar"
     if out.exists():
@@ -206,13 +212,17 @@ def _ensure(name: str, key: str, make: Any) -> Path:
             binaries.say(f"[image] {name}")
             with tempfile.TemporaryDirectory(prefix="mooring-image-") as scratch:
                 make(out, Path(scratch))
+            # Every change of the source makes another one: a few are kept for whoever uses them now.
+            for old in sorted(folder().glob(f"{stem}-*.tar"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+                old.unlink(missing_ok=True)
     return out
 
 
 def _make_pause(out: Path, scratch: Path) -> None:
     # A sandbox is killed by SIGKILL and has nothing to reap, so that a sleep is enough.
     root = scratch / "root"
-    unpack(["busybox-static"], scratch / "debs", scratch / "all")
+    (scratch / "all").mkdir()
+    unpack(["busybox-static"], scratch / "all")
     (root / "bin").mkdir(parents=True)
     shutil.copy2(scratch / "all" / "bin" / "busybox", root / "bin" / "busybox")
     layer = pack_layer(root, scratch / "layer")
@@ -220,13 +230,34 @@ def _make_pause(out: Path, scratch: Path) -> None:
 
 
 def _make_py(out: Path, scratch: Path) -> None:
-    write_archive(out, PY, [pack_layer(python_root(scratch), scratch / "layer")], Config(["/usr/bin/python3"]))
+    write_archive(out, PY, [_python_layer()], Config(["/usr/bin/python3"]))
 
 
-def python_root(scratch: Path) -> Path:
-    """Unpack Debian's Python and busybox as a root file system below `scratch`."""
-    root = scratch / "root"
-    unpack(PYTHON_PACKAGES, scratch / "debs", root)
+def _python_layer() -> Layer:
+    return _layer("python", _key(*PYTHON_PACKAGES), python_root)
+
+
+def _layer(name: str, key: str, fill: Callable[[Path], None]) -> Layer:
+    """A layer that several images have, made once: `fill` writes its content into a folder."""
+    layers = folder() / "layers"
+    layers.mkdir(exist_ok=True)
+    with locked(f"layer-{name}"):
+        for made in layers.glob(f"{name}-{key}-*"):
+            return Layer(made, made.name.rpartition("-")[2])
+        binaries.say(f"[image] layer {name}")
+        with tempfile.TemporaryDirectory(prefix="mooring-layer-") as scratch:
+            root = Path(scratch) / "root"
+            root.mkdir()
+            fill(root)
+            layer = pack_layer(root, layers / f".{name}.{os.getpid()}")
+        for old in layers.glob(f"{name}-*"):
+            old.unlink()
+        return Layer(layer.path.rename(layers / f"{name}-{key}-{layer.sha256}"), layer.sha256)
+
+
+def python_root(root: Path) -> None:
+    """Unpack Debian's Python and busybox as a root file system."""
+    unpack(PYTHON_PACKAGES, root)
     for name in _NOT_SHIPPED:
         shutil.rmtree(root / name, ignore_errors=True)
     for name in ("tmp", "proc", "sys", "dev", "etc", "root", "run", "var/lib"):
@@ -240,26 +271,130 @@ def python_root(scratch: Path) -> Path:
     for applet in applets.split():
         if not any(os.path.lexists(root / place / applet) for place in ("bin", "usr/bin")):
             (root / "bin" / applet).symlink_to("busybox")
+    _compile(root / "usr/lib/python3.11")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
-    return root
 
 
-def unpack(packages: Iterable[str], debs: Path, root: Path) -> None:
+def unpack(packages: Iterable[str], root: Path) -> None:
     """Fetch Debian packages with this machine's apt and unpack them, without running anything of theirs.
 
     Raises BuildError with what apt said.
     """
-    debs.mkdir(parents=True)
-    root.mkdir(parents=True, exist_ok=True)
     # apt's own user may not write in a folder of ours.
     fetch = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *packages]
-    try:
-        done = subprocess.run(fetch, cwd=debs, capture_output=True, text=True, timeout=600, check=False)
-        if done.returncode != 0:
-            said = re.sub(r"https?://\S+", "(mirror)", done.stderr)[-1500:]
-            raise BuildError(f"apt-get download failed (is `apt-get update` done?):\n{said}")
-        for deb in sorted(debs.glob("*.deb")):
-            subprocess.run(["dpkg", "-x", deb, root], check=True, timeout=120, capture_output=True)
-    except FileNotFoundError as error:
-        raise BuildError(f"images are made of Debian packages, and there is no {error.filename}") from None
+    with tempfile.TemporaryDirectory(prefix="mooring-debs-") as debs:
+        try:
+            done = subprocess.run(fetch, cwd=debs, capture_output=True, text=True, timeout=600, check=False)
+            if done.returncode != 0:
+                said = re.sub(r"https?://\S+", "(mirror)", done.stderr)[-1500:]
+                raise BuildError(f"apt-get download failed (is `apt-get update` done?):\n{said}")
+            for deb in sorted(Path(debs).glob("*.deb")):
+                subprocess.run(["dpkg", "-x", deb, root], check=True, timeout=120, capture_output=True)
+        except FileNotFoundError as error:
+            raise BuildError(f"images are made of Debian packages, and there is no {error.filename}") from None
+
+
+# -- the agent
+
+
+def ensure_agent_image() -> Path:
+    """The archive of localhost/mooring-agent:1, made of this working tree. Raises BuildError.
+
+    What deploy/Containerfile says about its last stage holds here, too: the folder of the virtual environment with the
+    service and the dependencies of the agent, environment, user, entry point. In place of the official Python image
+    there is Debian's Python (`python_root`).
+    """
+    parts = [CONTAINERFILE, SERVICE / "pyproject.toml", LOCK, *_sources()]
+    contents = [f"{path.relative_to(REPOSITORY)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in parts]
+    return _ensure(AGENT, _key("agent", *PYTHON_PACKAGES, *contents), _make_agent)
+
+
+def _sources() -> list[Path]:
+    files = (SERVICE / "src").rglob("*")
+    return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
+
+
+@dataclass(slots=True)
+class Stage:
+    """The last stage of a Containerfile: what its image is configured with."""
+
+    config: Config
+    target: str  # the virtual environment, which is copied from the stage before
+
+
+def read_containerfile(text: str) -> Stage:
+    """Read the last stage of a Containerfile. Raises BuildError for what this cannot follow."""
+    stage = Stage(Config([]), "")
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        words = line.strip()
+        instruction, _, rest = words.partition(" ")
+        match instruction.upper():
+            case "FROM":
+                stage = Stage(Config([]), "")
+            case "ENV":
+                for setting in shlex.split(rest):
+                    key, equals, value = setting.partition("=")
+                    if not equals:
+                        raise BuildError(f"ENV without '=' in the Containerfile: {words}")
+                    stage.config.env[key] = value.replace("$PATH", SYSTEM_PATH).replace("${PATH}", SYSTEM_PATH)
+            case "USER":
+                stage.config.user = rest.strip()
+            case "WORKDIR":
+                stage.config.working_dir = rest.strip()
+            case "ENTRYPOINT":
+                stage.config.entrypoint = json.loads(rest)
+            case "CMD":
+                stage.config.command = json.loads(rest)
+            case "COPY" if "--from=" in rest:
+                stage.target = rest.split()[-1]
+    if not stage.config.entrypoint or not stage.config.user or not stage.target:
+        raise BuildError("the last stage of the Containerfile needs COPY --from=, USER and ENTRYPOINT")
+    return stage
+
+
+def _make_agent(out: Path, scratch: Path) -> None:
+    stage = read_containerfile(CONTAINERFILE.read_text())
+    pyproject = SERVICE / "pyproject.toml"
+
+    def packages(root: Path) -> None:
+        _install(root, stage.target, "--requirement", str(pyproject))
+        target = root / stage.target.lstrip("/")
+        # With the scripts, what makes a prefix a virtual environment.
+        (target / "bin" / "python").symlink_to("/usr/bin/python3")
+        (target / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
+
+    words = [stage.target, *(path.read_text() for path in (pyproject, LOCK))]
+    layers = [_python_layer(), _layer("agent-packages", _key(*words), packages)]
+    service = scratch / "service"
+    _install(service, stage.target, "--no-deps", str(SERVICE))
+    layers.append(pack_layer(service, scratch / "service-layer"))
+    write_archive(out, AGENT, layers, stage.config)
+
+
+def _install(root: Path, inside: str, *what: str) -> None:
+    """Install what the lock names into the prefix `inside` of an image, for the image's Python, not the one here."""
+    target = root / inside.lstrip("/")
+    target.mkdir(parents=True)
+    machine = f"{platform.machine()}-manylinux_2_28"
+    words = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--prefix", str(target), "--link-mode", "copy"]
+    words += ["--python-version", "3.11", "--python-platform", machine, "--no-build-isolation"]
+    words += ["--constraint", str(LOCK), *what]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"the agent's packages could not be installed:\n{done.stderr[-2000:]}")
+    for script in (target / "bin").iterdir() if (target / "bin").exists() else ():
+        if not script.is_symlink() and script.read_bytes().startswith(b"#!"):
+            script.write_text(f"#!{inside}/bin/python\n" + script.read_text().partition("\n")[2])
+    _compile(target)
+
+
+def _compile(folder: Path) -> None:
+    """Compile to bytecode, which a container without a writable disk would do anew at each start.
+
+    Only a Python of the image's version can; with another the image works and starts later.
+    """
+    if sys.version_info[:2] == (3, 11):
+        # Not by time: times are not kept in layers.
+        words = ["-m", "compileall", "-q", "-s", str(folder), "--invalidation-mode", "unchecked-hash", str(folder)]
+        subprocess.run([sys.executable, *words], check=False, timeout=300, capture_output=True)

@@ -26,6 +26,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,11 +169,11 @@ class Run:
         self._processes: list[Process] = []
 
     @classmethod
-    def create(cls, name: str | None = None, *, detached: bool = False, work: Path | None = None) -> Run:
+    def create(cls, name: str | None = None, *, work: Path | None = None) -> Run:
         """Begin a run, after cleaning what dead ones left.
 
-        A detached run has a name and lives until `teardown`; the others die with this process. `work` is the folder
-        for its files, which must be new or empty. Raises TestbedError if a run of that name exists.
+        It dies with this process, unless it is detached. `work` is the folder for its files, which must be new or
+        empty. Raises TestbedError if a run of that name exists.
         """
         sweep()
         ident = name or f"run-{os.getpid()}-{secrets.token_hex(3)}"
@@ -181,7 +182,7 @@ class Run:
             raise TestbedError(f"{work} is not empty")
         me = Pid.of(os.getpid())
         assert me is not None
-        owner = {"pid": me.pid, "start": me.start, "boot": boot_id(), "detached": detached}
+        owner = {"pid": me.pid, "start": me.start, "boot": boot_id(), "detached": False}
         owner["work"] = str(work.absolute() if work else folder / "work")
         # Made aside and renamed: a run without an owner's file could not be judged by a sweep.
         aside = root() / f"new-{ident}-{me.pid}"
@@ -208,6 +209,12 @@ class Run:
     def work(self) -> Path:
         """The folder for the run's files."""
         return Path(self.owner["work"])
+
+    def detach(self) -> None:
+        """Give it to the command line: from now on it lives until `teardown`."""
+        scratch = self.folder / ".owner.json"
+        scratch.write_text(json.dumps({**self.owner, "detached": True}))
+        scratch.rename(self.folder / "owner.json")
 
     def dead(self) -> bool:
         """Whether nobody owns it any more: its process has gone, or the machine has booted since."""
@@ -331,8 +338,13 @@ def sweep(everything: bool = False) -> list[str]:
             except (FileNotFoundError, NotADirectoryError):
                 continue  # its owner has just removed it
             if condemned:
-                run.teardown()
-                swept.append(run.id)
+                try:
+                    run.teardown()
+                except TestbedError as error:
+                    # What resists now must not keep anybody from working; it is tried again by the next.
+                    print(f"[testbed] {error}", file=sys.stderr)
+                else:
+                    swept.append(run.id)
         for path in root().glob("new-*"):
             pid = path.name.rpartition("-")[2]
             if pid.isdigit() and not Path(f"/proc/{pid}").exists():
