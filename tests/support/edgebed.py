@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from mooring.edge.listener import Listener
 from mooring.net.http1client import Http1Pool
@@ -58,6 +59,12 @@ class Peer:
         except (ConnectionError, ssl.SSLError):
             pass
         return data
+
+    def stop_reading(self) -> None:
+        cast(asyncio.Transport, self.writer.transport).pause_reading()
+
+    def read_on(self) -> None:
+        cast(asyncio.Transport, self.writer.transport).resume_reading()
 
     def close(self) -> None:
         self.writer.close()

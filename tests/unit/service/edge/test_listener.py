@@ -119,7 +119,7 @@ async def test_body_is_streamed_with_back_pressure(edge: Edge) -> None:
 async def test_slow_client_takes_no_more_credit(make_edge: MakeEdge) -> None:
     edge = await make_edge(write_high=64 * 1024)
     peer = await edge.connect()
-    peer.writer.transport.pause_reading()
+    peer.stop_reading()
     await peer.send(edge.get(PODS))
     await edge.stream()
     stream = edge.world.stream
@@ -132,7 +132,7 @@ async def test_slow_client_takes_no_more_credit(make_edge: MakeEdge) -> None:
         await asyncio.sleep(0)
         consumed = sum(entry[1] for entry in stream.log if entry[0] == "consumed")  # type: ignore[misc]
     assert given - consumed >= 1_000_000, "credit was given although nobody read"
-    peer.writer.transport.resume_reading()
+    peer.read_on()
 
     async def drain() -> None:
         while True:
@@ -258,7 +258,7 @@ async def test_stalled_body_gets_408_and_resets_the_stream(make_edge: MakeEdge) 
 async def test_client_that_never_reads_is_cut(make_edge: MakeEdge) -> None:
     edge = await make_edge(write_timeout=0.1, write_high=64 * 1024)
     peer = await edge.connect()
-    peer.writer.transport.pause_reading()
+    peer.stop_reading()
     await peer.send(edge.get(PODS))
     await edge.stream()
     edge.world.stream.answer(200)
