@@ -57,11 +57,11 @@ class Passwords:
     def _verify(self, stored: Secret | None, password: Secret) -> bool:
         if self._dummy is None:
             self._dummy = self._hasher.hash("nobody has this password")
-        if len(password.reveal().encode(errors="surrogatepass")) > MAX_PASSWORD_BYTES:
-            stored = None
-            password = Secret("")
+        text = password.reveal().encode(errors="replace")
+        if len(text) > MAX_PASSWORD_BYTES:
+            stored, text = None, b""
         try:
-            self._hasher.verify(self._dummy if stored is None else stored.reveal(), password.reveal())
+            self._hasher.verify(self._dummy if stored is None else stored.reveal(), text)
         except (VerificationError, InvalidHashError):
             return False
         return stored is not None

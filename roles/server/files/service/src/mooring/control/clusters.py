@@ -126,6 +126,7 @@ class ClusterController:
         if connected:
             observed.connected_at = self._clock.now()
             observed.lost_reason = None
+            observed.message = None  # of the session before
         else:
             observed.lost_reason = reason
         self._touch(cluster_id)

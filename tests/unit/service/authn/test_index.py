@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index says what the store said last, and tells subscribers what was taken away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from mooring.authn.index import (
+    AgentKeyChanged,
+    Change,
+    ClusterRemoved,
+    Index,
+    MembershipChanged,
+    TokenRevoked,
+    Unauthenticated,
+    UserChanged,
+)
+from mooring.authn.tokens import new_token
+from mooring.store.records import ADMIN_GROUP_ID, Delta, Members, Snapshot, Token, User
+from support import records as make
+
+NOW = make.NOW
+
+
+class Scene:
+    """Ann (administrator) and Bob, each with a token; the cluster prod, which Bob and the group ops may enter."""
+
+    def __init__(self) -> None:
+        self.ann = make.user("ann", groups=((ADMIN_GROUP_ID, "admins"),))
+        self.bob = make.user("bob")
+        self.prod = make.cluster("prod", public_key=b"k" * 32)
+        self.members = Members({self.bob.id: "m-bob"}, {"g-opsopsopsops": "m-ops"})
+        self.ann_token, self.ann_text = self._token(self.ann)
+        self.bob_token, self.bob_text = self._token(self.bob)
+        self.scoped, self.scoped_text = self._token(self.bob, cluster_id=self.prod.id, cluster_name="prod")
+        self.index = Index()
+        self.index.load(
+            Snapshot(
+                clusters=[self.prod],
+                users=[self.ann, self.bob],
+                tokens=[self.ann_token, self.bob_token, self.scoped],
+                members={self.prod.id: self.members},
+            )
+        )
+        self.heard: list[Change] = []
+        self.index.subscribe(self.heard.append)
+
+    @staticmethod
+    def _token(owner: User, **more: Any) -> tuple[Token, str]:
+        made = new_token("mrg")
+        return make.token(owner, id=made.id, hash=made.hash, **more), made.text.reveal()
+
+    def refused(self, text: str, now: float = NOW) -> str:
+        with pytest.raises(Unauthenticated) as refused:
+            self.index.authenticate(text, now)
+        return refused.value.cause
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_a_token_proves_its_user(scene: Scene) -> None:
+    identity = scene.index.authenticate(scene.ann_text, NOW)
+    assert (identity.user, identity.uid, identity.groups, identity.admin) == ("ann", scene.ann.uid, ("admins",), True)
+    assert identity.token_cluster is None
+    assert identity.expires_at == scene.ann_token.expires_at
+    assert not scene.index.authenticate(scene.bob_text, NOW).admin
+    assert scene.index.authenticate(scene.scoped_text, NOW).token_cluster == scene.prod.id
+
+
+@pytest.mark.parametrize("text", ["", "x", "mrg_", "mrg_t-aaaaaaaaaaaa_short", "mrj_t-aaaaaaaaaaaa_" + "a" * 52])
+def test_what_is_no_token_is_malformed(scene: Scene, text: str) -> None:
+    assert scene.refused(text) == "malformed"
+
+
+def test_the_right_id_with_another_secret_is_unknown(scene: Scene) -> None:
+    kind, token_id, secret = scene.bob_text.split("_")
+    other = ("b" if secret[0] != "b" else "c") + secret[1:]
+    assert scene.refused(f"{kind}_{token_id}_{other}") == "unknown"
+    assert scene.refused(new_token("mrg").text.reveal()) == "unknown"
+
+
+def test_a_token_ends_at_its_time(scene: Scene) -> None:
+    end = scene.bob_token.expires_at
+    assert end is not None
+    scene.index.authenticate(scene.bob_text, end - 0.001)
+    assert scene.refused(scene.bob_text, end) == "expired"
+    scene.index.drop_expired(end)
+    assert scene.refused(scene.bob_text, end - 1) == "unknown"
+
+
+def test_a_revoked_token_is_refused_at_once_and_told(scene: Scene) -> None:
+    scene.index.authenticate(scene.bob_text, NOW)
+    scene.index.apply(Delta(tokens={scene.bob_token.id: replace(scene.bob_token, revoked_at=NOW)}))
+    assert scene.refused(scene.bob_text) == "unknown"
+    assert scene.heard == [TokenRevoked(scene.bob_token.id)]
+    with pytest.raises(Unauthenticated):
+        scene.index.still_valid(scene.bob_token.id, NOW)
+
+
+def test_a_new_token_is_good_at_once_and_nobody_is_told(scene: Scene) -> None:
+    token, text = Scene._token(scene.bob)
+    scene.index.apply(Delta(tokens={token.id: token}))
+    assert scene.index.authenticate(text, NOW).user == "bob"
+    assert scene.heard == []
+
+
+def test_a_disabled_user_is_refused_at_once(scene: Scene) -> None:
+    scene.index.apply(Delta(users={scene.bob.id: replace(scene.bob, enabled=False)}))
+    assert scene.refused(scene.bob_text) == "user"
+    assert scene.heard == [UserChanged(scene.bob.id)]
+
+
+def test_a_deleted_user_loses_every_token(scene: Scene) -> None:
+    scene.index.apply(Delta(users={scene.bob.id: None}))
+    assert scene.refused(scene.bob_text) == "unknown"
+    assert scene.refused(scene.scoped_text) == "unknown"
+    assert set(scene.heard) == {
+        TokenRevoked(scene.bob_token.id),
+        TokenRevoked(scene.scoped.id),
+        UserChanged(scene.bob.id),
+    }
+
+
+def test_groups_change_with_the_next_request(scene: Scene) -> None:
+    assert scene.index.authenticate(scene.ann_text, NOW).admin
+    scene.index.apply(Delta(users={scene.ann.id: replace(scene.ann, groups=())}))
+    assert not scene.index.authenticate(scene.ann_text, NOW).admin
+    assert scene.heard == [UserChanged(scene.ann.id)]
+
+
+def test_a_new_display_name_disturbs_nobody(scene: Scene) -> None:
+    scene.index.apply(Delta(users={scene.bob.id: replace(scene.bob, display_name="Bobby", version=2)}))
+    assert scene.heard == []
+
+
+def test_members_enter_by_themselves_and_by_group(scene: Scene) -> None:
+    bob = scene.index.authenticate(scene.bob_text, NOW)
+    ann = scene.index.authenticate(scene.ann_text, NOW)
+    assert scene.index.may_enter_facts(bob, scene.prod.id) == {"m-bob"}
+    assert scene.index.may_enter_facts(ann, scene.prod.id) == set()
+    assert scene.index.may_enter_facts(bob, "c-aaaaaaaaaaaa") == set()
+    scene.index.apply(Delta(users={scene.bob.id: replace(scene.bob, groups=(("g-opsopsopsops", "ops"),))}))
+    assert scene.index.may_enter_facts(bob, scene.prod.id) == {"m-bob", "m-ops"}
+    scene.index.apply(Delta(members={scene.prod.id: Members({}, {})}))
+    assert scene.index.may_enter_facts(bob, scene.prod.id) == set()
+    assert scene.heard[-1] == MembershipChanged(scene.prod.id)
+
+
+def test_a_cluster_is_found_by_id_and_name(scene: Scene) -> None:
+    view = scene.index.cluster("prod")
+    assert view == scene.index.cluster(scene.prod.id)
+    assert view is not None
+    assert (view.state, view.ever_connected, view.lost_reason) == ("pending", False, "")
+    assert scene.index.cluster("test") is None
+    assert scene.index.agent_key(scene.prod.id) == b"k" * 32
+    assert scene.index.agent_key("prod") is None, "an agent is known by the cluster's id only"
+
+
+def test_why_a_cluster_is_away_is_shown_where_it_belongs(scene: Scene) -> None:
+    for state, lost, refused in (("disconnected", "why", ""), ("refused", "", "why"), ("pending", "", "")):
+        cluster = replace(scene.prod, state=state, state_reason="why", connected_at=NOW)  # type: ignore[arg-type]
+        scene.index.apply(Delta(clusters={scene.prod.id: cluster}))
+        view = scene.index.cluster("prod")
+        assert view is not None
+        assert (view.lost_reason, view.refused_reason, view.ever_connected) == (lost, refused, True)
+    assert scene.heard == []
+
+
+def test_a_removed_cluster_takes_its_scoped_tokens_and_its_key_along(scene: Scene) -> None:
+    scene.index.apply(Delta(clusters={scene.prod.id: None}))
+    assert scene.index.cluster("prod") is None
+    assert scene.index.agent_key(scene.prod.id) is None
+    assert scene.index.clusters() == []
+    assert scene.refused(scene.scoped_text) == "unknown"
+    scene.index.authenticate(scene.bob_text, NOW)
+    assert scene.heard == [TokenRevoked(scene.scoped.id), ClusterRemoved(scene.prod.id)]
+
+
+def test_another_agent_key_is_told_and_the_first_one_is_not(scene: Scene) -> None:
+    scene.index.apply(Delta(clusters={scene.prod.id: replace(scene.prod, public_key=b"l" * 32)}))
+    assert scene.heard == [AgentKeyChanged(scene.prod.id)]
+    scene.heard.clear()
+    fresh = make.cluster("fresh")
+    scene.index.apply(Delta(clusters={fresh.id: fresh}))
+    scene.index.apply(Delta(clusters={fresh.id: replace(fresh, public_key=b"m" * 32)}))
+    assert scene.heard == []
+
+
+def test_one_failing_subscriber_does_not_keep_a_revocation_from_the_next(scene: Scene) -> None:
+    def fail(change: Change) -> None:
+        raise RuntimeError("broken")
+
+    late: list[Change] = []
+    scene.index.subscribe(fail)
+    end = scene.index.subscribe(late.append)
+    scene.index.apply(Delta(tokens={scene.bob_token.id: None}))
+    assert late == [TokenRevoked(scene.bob_token.id)]
+    end()
+    scene.index.apply(Delta(tokens={scene.ann_token.id: None}))
+    assert len(late) == 1
+
+
+def test_uses_are_noted_for_known_tokens_only(scene: Scene) -> None:
+    scene.index.note_used(scene.bob_token.id, NOW)
+    scene.index.note_used(scene.bob_token.id, NOW - 5)
+    scene.index.note_used("t-aaaaaaaaaaaa", NOW)
+    assert scene.index.take_used() == {scene.bob_token.id: NOW}
+    assert scene.index.take_used() == {}
