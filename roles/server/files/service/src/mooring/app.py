@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -124,6 +125,7 @@ class Server:
         config = self.config
         private_folder(config.data_dir)
         private_folder(config.run_dir)
+        self._ending.callback(os.close, _take_lock(config.run_dir / "lock"))
         self._check_certificate()
         store = await self._open_store()
         audit = self._open_audit()
@@ -134,6 +136,7 @@ class Server:
 
         settings = EdgeSettings(
             max_connections=config.limits.max_connections,
+            max_connections_per_source=config.limits.max_connections_per_address,
             head_timeout=config.limits.head_timeout_seconds,
             idle_timeout=config.limits.idle_timeout_seconds,
             api_body_max=config.limits.api_body_bytes,
@@ -373,6 +376,23 @@ class Server:
             await self._ending.aclose()
         finally:
             await self._tasks.aclose()
+
+
+def _take_lock(path: Path) -> int:
+    """Keeps a second server from taking this one's socket and database. The kernel lets go of it whenever we end.
+
+    Returns the open file. Raises MooringError when a server has it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise MooringError(
+            f"a server runs already with the data folder {path.parent.parent}",
+            "stop it first, or give this one a --config of its own",
+        ) from None
+    return descriptor
 
 
 def _unix_listener(path: Path) -> socket.socket:

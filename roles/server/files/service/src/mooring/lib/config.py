@@ -97,6 +97,9 @@ class IdentitySection(_Section, frozen=True, kw_only=True):
 
 class LimitsSection(_Section, frozen=True, kw_only=True):
     max_connections: Annotated[Count, _doc("Open client connections; more are refused.")] = 10_000
+    max_connections_per_address: Annotated[
+        Count, _doc("Open client connections from one address; raise it when many people share one (NAT, a proxy).")
+    ] = 1_000
     head_timeout_seconds: Annotated[Seconds, _doc("A request's head must arrive within this time, in seconds.")] = 15.0
     idle_timeout_seconds: Annotated[
         Seconds, _doc("A connection without a request is closed after this time, in seconds.")

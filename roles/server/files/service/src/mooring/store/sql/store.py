@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from alembic.util import CommandError
 from sqlalchemy import Connection, event, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
@@ -93,10 +94,16 @@ class SqlStore:
         self._log = logging.get("mooring.store")
 
     async def migrate(self) -> None:
-        """Bring the schema to the newest revision; a database from a newer program is refused."""
-        with self._errors():
-            async with self._writing.begin() as connection:
-                await connection.run_sync(migrations.upgrade)
+        """Bring the schema to the newest revision. Raises MooringError for a database from a newer program."""
+        try:
+            with self._errors():
+                async with self._writing.begin() as connection:
+                    await connection.run_sync(migrations.upgrade)
+        except CommandError as error:
+            raise MooringError(
+                f"the database was made by a newer version of Mooring: {error}",
+                "install that version again, or restore a backup from before it",
+            ) from None
 
     async def revision(self) -> tuple[str | None, str | None]:
         """The schema revision of the database and the one that this program needs."""
@@ -168,6 +175,9 @@ class SqlStore:
             self._log.error("the database does not answer", error=_brief(error))
             raise StoreUnavailable("the database does not answer", "try again; the server's log says more") from error
         except DBAPIError as error:
+            if type(error) is DatabaseError:  # not one of its kinds: SQLite says so of a file that it cannot read
+                self._log.error("the database cannot be read", error=_brief(error))
+                raise StoreUnavailable("the database cannot be read", "restore it from a backup") from error
             if not error.connection_invalidated:
                 raise
             self._log.error("the database connection was lost", error=_brief(error))
