@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from testbed import ControlPlane, Machines, Run, TestbedError, binaries, images, state
+from testbed import ControlPlane, Machines, Run, TestbedError, binaries, images, network, state
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -51,6 +51,7 @@ def test_two_stand_side_by_side(control_plane: ControlPlane, testbed_run: Run) -
     assert not folder.exists()
 
 
+@pytest.mark.timeout(300)
 def test_the_api_server_stops_dies_and_comes_back_with_its_data() -> None:
     with ControlPlane("restarts") as cluster:
         cluster.kubectl("create", "configmap", "kept", "-n", "default")
@@ -113,6 +114,7 @@ def test_an_unknown_program_is_refused_by_name() -> None:
 
 
 @pytest.mark.nodes
+@pytest.mark.timeout(300)
 def test_nodes_run_a_workload(cluster_with_nodes: ControlPlane) -> None:
     cluster = cluster_with_nodes
     assert [node["metadata"]["name"] for node in cluster.get("nodes")["items"]] == ["n1", "n2"]
@@ -159,6 +161,7 @@ def test_nodes_leave_the_settings_of_this_machine_alone(cluster_with_nodes: Cont
 
 
 @pytest.mark.nodes
+@pytest.mark.timeout(300)
 def test_the_image_of_the_agent_runs_as_its_pod_wants(cluster_with_nodes: ControlPlane) -> None:
     cluster = cluster_with_nodes
     cluster.load(images.ensure_agent_image())
@@ -236,6 +239,7 @@ def test_machines_run_systemd_and_answer_ssh(machines: Machines) -> None:
 
 
 @pytest.mark.machines
+@pytest.mark.timeout(300)
 def test_a_machine_reboots_and_keeps_its_disk(machines: Machines) -> None:
     machine = machines["m2"]
     machine.ssh("echo kept > /root/kept; echo kept > /var/lib/kept")
@@ -355,6 +359,7 @@ def test_a_run_killed_while_it_starts_leaves_nothing(start_run: Start) -> None:
 
 @pytest.mark.nodes
 @pytest.mark.machines
+@pytest.mark.timeout(300)
 def test_nodes_and_machines_of_a_killed_run_are_removed(start_run: Start) -> None:
     dead = killed_when(start_run("killed-whole", "nodes", "machines"), "up")
     traces = Traces(dead)
@@ -366,6 +371,7 @@ def test_nodes_and_machines_of_a_killed_run_are_removed(start_run: Start) -> Non
 
 
 @pytest.mark.nodes
+@pytest.mark.timeout(300)
 def test_nodes_of_a_run_killed_while_they_start_are_removed(start_run: Start) -> None:
     child = start_run("killed-nodes", "nodes")
     run = Run(state.root() / "runs" / "killed-nodes")
@@ -380,6 +386,24 @@ def test_nodes_of_a_run_killed_while_they_start_are_removed(start_run: Start) ->
 def test_a_living_run_is_not_swept(testbed_run: Run) -> None:
     assert testbed_run.id not in state.sweep()
     assert testbed_run.folder.exists()
+
+
+@pytest.mark.nodes
+def test_a_raised_setting_is_restored_by_the_last_that_needed_it() -> None:
+    network.need_root("settings")
+    name = "fs/inotify/max_queued_events"  # nobody else's
+    setting = Path("/proc/sys", name)
+    before = int(setting.read_text())
+    one, two = Run.create(), Run.create()
+    try:
+        state.raise_setting(one, name, before + 1)
+        state.raise_setting(two, name, before + 2)
+        one.teardown()
+        assert int(setting.read_text()) == before + 2
+        two.teardown()
+        assert int(setting.read_text()) == before
+    finally:
+        setting.write_text(str(before))
 
 
 def test_a_process_that_got_a_recorded_number_is_not_killed(tmp_path: Path) -> None:
@@ -399,11 +423,12 @@ def test_a_process_that_got_a_recorded_number_is_not_killed(tmp_path: Path) -> N
         stranger.wait()
 
 
+@pytest.mark.timeout(300)
 def test_the_command_line_starts_once_and_removes(tmp_path: Path) -> None:
     def testbed(*words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(TESTS)}
         argv = [sys.executable, "-m", "testbed", *words]
-        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=110, check=False)
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=140, check=False)
 
     name, folder = f"cli-{os.getpid()}", tmp_path / "bed"
     place = ["--name", name, "--dir", str(folder)]

@@ -26,8 +26,8 @@ from typing import Any, Self
 from testbed import binaries
 from testbed.errors import BuildError, TestbedError
 from testbed.network import Network, need_root
-from testbed.node import CONTROLLERS, make_cgroup, need_cgroup_v1
-from testbed.state import Pid, Process, Run, command, locked, mounts_under, until
+from testbed.node import CONTROLLERS, INOTIFY, make_cgroup, need_cgroup_v1
+from testbed.state import Pid, Process, Run, command, locked, mounts_under, raise_setting, until
 
 SUITE = "bookworm"
 RECIPE = "1"  # raised when the base is made otherwise of the same packages
@@ -363,6 +363,7 @@ class Machines:
         if self._own_run:
             self._run = Run.create()
         try:
+            raise_setting(self.run, *INOTIFY)
             self.network = self._given_network or Network.create(self.run)
             self.folder.mkdir(parents=True, exist_ok=True)
             key = self.folder / "key"

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 from testbed import images, pki
 from testbed.errors import TestbedError
 from testbed.network import Network
-from testbed.state import CGROUPS, Pid, Process, Run, command, until
+from testbed.state import CGROUPS, Pid, Process, Run, command, raise_setting, until
 
 if TYPE_CHECKING:
     from testbed.controlplane import ControlPlane
 
 READY_DEADLINE = 120.0  # seconds; about 4 on an idle machine
 INIT = Path(__file__).with_name("node-init.sh")
+# A kubelet and a systemd take six or seven inotify instances each, of root's 128 in all namespaces together.
+INOTIFY = ("fs/inotify/max_user_instances", 1024)
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd")
 CLUSTER_DNS = "10.96.0.10"
 
@@ -88,6 +90,7 @@ class Node:
     def up_all(nodes: Sequence[Node]) -> None:
         """Start nodes side by side and wait until all are Ready. Raises TestbedError with the end of a log."""
         need_cgroup_v1()
+        raise_setting(nodes[0].run, *INOTIFY)
         for archive in (images.ensure_pause(), images.ensure_py()):
             assert archive.exists()
         for node in nodes:

@@ -370,8 +370,12 @@ def _undo_process(facts: Facts) -> None:
 
 
 def _undo_link(facts: Facts) -> None:
-    if Path("/sys/class/net", facts["name"]).exists():
-        command("ip", "link", "del", facts["name"])
+    link = Path("/sys/class/net", facts["name"])
+    if link.exists():
+        done = command("ip", "link", "del", link.name, check=False)
+        # The kernel removes it with its namespace, in its own time: maybe between the look and the command.
+        if done.returncode != 0 and link.exists():
+            raise TestbedError(f"ip link del {link.name}: {done.stderr.strip()}")
 
 
 def _undo_rule(facts: Facts) -> None:
@@ -441,6 +445,42 @@ def _undo_folder(facts: Facts) -> None:
     _remove_tree(Path(facts["path"]))
 
 
+def raise_setting(run: Run, name: str, at_least: int) -> None:
+    """Raise a number in /proc/sys for as long as some run needs it; the last one that did restores it.
+
+    For limits that the kernel counts per user over all namespaces. Raises TestbedError if it may not be written.
+    """
+    setting = Path("/proc/sys", name)
+    leases = root() / "settings" / name.replace("/", ".")
+    with locked("settings"):
+        now = int(setting.read_text())
+        others = sorted(leases.iterdir()) if leases.exists() else []
+        if now >= at_least and not others:
+            return
+        lease = leases / run.id
+        if lease.exists():
+            return
+        run.record("setting", name=name, lease=str(lease))
+        leases.mkdir(parents=True, exist_ok=True)
+        lease.write_text(others[0].read_text() if others else str(now))
+        if now < at_least:
+            try:
+                setting.write_text(str(at_least))
+            except OSError as error:
+                raise TestbedError(f"{setting} is {now} and has to be {at_least} at least: {error}") from None
+
+
+def _undo_setting(facts: Facts) -> None:
+    lease = Path(facts["lease"])
+    with locked("settings"):
+        if not lease.exists():
+            return
+        before = lease.read_text()
+        lease.unlink()
+        if before and not any(lease.parent.iterdir()):
+            Path("/proc/sys", facts["name"]).write_text(before)
+
+
 _UNDO: dict[str, Callable[[Facts], None]] = {
     "process": _undo_process,
     "link": _undo_link,
@@ -448,4 +488,5 @@ _UNDO: dict[str, Callable[[Facts], None]] = {
     "mount": _undo_mount,
     "cgroup": _undo_cgroup,
     "folder": _undo_folder,
+    "setting": _undo_setting,
 }
