@@ -12,9 +12,11 @@ frames of one turn leave in one TLS write and one system call.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging as std_logging
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -35,16 +37,16 @@ from picows import (
 from picows.picows import WSProtocol  # type: ignore[attr-defined]
 
 from mooring.lib.errors import MooringError
+from mooring.tunnel.pace import MIN_BATCH, Pace
 from mooring.tunnel.session import Session
 from mooring.wire.frames import MAX_FRAME, SUBPROTOCOL, Code
 
 NOTSENT_LOWAT = 16 * 1024  # unsent bytes in the kernel above which it takes no more
-HIGH_WATER = 16 * 1024  # ... and in the transport, above which nothing more is handed down
-MIN_BATCH = 16 * 1024  # bytes handed down at once while the link is slower than we are
-MAX_BATCH = 256 * 1024
+HIGH_WATER = 16 * 1024  # ... and in the transport, above which it says pause; the pace stops before that
 CLOSE_TIMEOUT = 3.0  # seconds for what was written to leave after `close`
 HANDSHAKE_TIMEOUT = 10.0
 USER_TIMEOUT_MS = 15_000  # TCP gives up when sent bytes stay unacknowledged for so long
+SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes in the send queue that were not sent yet
 MAX_REASON = 100  # bytes of text in a WebSocket CLOSE (RFC 6455 allows 123)
 
 # picows logs each connection at INFO and heads at a debug level; sessions are logged where they are known by name.
@@ -74,14 +76,16 @@ class _Buffer:
         # The header comes as a view of memory that picows uses again at once.
         self._chunks.extend([bytes(part) for part in parts])
 
-    def flush(self) -> None:
-        """Hand everything down in one write."""
+    def flush(self) -> int:
+        """Hand everything down in one write. Returns how many bytes that were."""
         chunks = self._chunks
-        if chunks:
-            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            chunks.clear()
-            if not self.transport.is_closing():
-                self.transport.write(data)
+        if not chunks:
+            return 0
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        if not self.transport.is_closing():
+            self.transport.write(data)
+        return len(data)
 
     def get_write_buffer_size(self) -> int:
         return 1  # never 0: picows would write to the socket past us
@@ -110,13 +114,16 @@ class _Connection(WSListener):
         self._ws: WSTransport | None = None
         self._paused = False
         self._closing = False
-        self._batch = MIN_BATCH
+        self._pace = Pace()
+        self._loop = asyncio.get_running_loop()
+        self._unsent: Callable[[], int] = int
+        self._looker: asyncio.TimerHandle | None = None
         self._closer: asyncio.TimerHandle | None = None
 
     # -- called by the session
 
     def room(self) -> int:
-        return 0 if self._paused or self._closing else self._batch
+        return 0 if self._paused or self._closing or self._pace.held else self._pace.batch
 
     def write(self, frames: list[bytes]) -> None:
         ws, buffer = self._ws, self._buffer
@@ -125,13 +132,19 @@ class _Connection(WSListener):
         send, binary = ws.send, WSMsgType.BINARY
         for frame in frames:
             send(binary, frame)
-        buffer.flush()
-        # A link that takes all at once gets larger batches; on one that does not, a long batch would only make
-        # small requests wait behind bulk data.
-        if buffer.transport.get_write_buffer_size():
-            self._batch = MIN_BATCH
-        elif self._batch < MAX_BATCH:
-            self._batch *= 2
+        size = buffer.flush()
+        if size >= MIN_BATCH:  # bulk: do not let it run ahead of the link
+            self._look_again(self._pace.wrote(self._unsent(), self.session.time()))
+
+    def _look_again(self, delay: float | None) -> None:
+        self._looker = None if delay is None else self._loop.call_later(delay, self._look)
+
+    def _look(self) -> None:
+        if self._closing:
+            return
+        self._look_again(self._pace.look(self._unsent(), self.session.time()))
+        if not self._pace.held:
+            self.session.link_writable()
 
     def close(self, code: Code, reason: str) -> None:
         ws = self._ws
@@ -142,7 +155,7 @@ class _Connection(WSListener):
         text = reason.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore")
         ws.send_close(WSCloseCode.GOING_AWAY if clean else WSCloseCode.POLICY_VIOLATION, text.encode())
         ws.disconnect()
-        self._closer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, ws.disconnect, False)
+        self._closer = self._loop.call_later(CLOSE_TIMEOUT, ws.disconnect, False)
 
     # -- called by picows
 
@@ -153,6 +166,7 @@ class _Connection(WSListener):
         assert isinstance(buffer, _Buffer)
         self._buffer = buffer
         buffer.transport.set_write_buffer_limits(high=HIGH_WATER, low=0)
+        self._unsent = _unsent_of(buffer.transport)
         buffer.flush()  # the handshake
         self.session.attach(self)
 
@@ -179,9 +193,10 @@ class _Connection(WSListener):
                 self._buffer.flush()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        if self._closer is not None:
-            self._closer.cancel()
-            self._closer = None
+        for timer in (self._closer, self._looker):
+            if timer is not None:
+                timer.cancel()
+        self._closer = self._looker = None
         self._closing = True
         self.session.link_lost("the connection was closed")
 
@@ -244,6 +259,22 @@ def _tune(transport: asyncio.Transport) -> None:
         number = getattr(socket, option, None)
         if number is not None:
             sock.setsockopt(socket.IPPROTO_TCP, number, value)
+
+
+def _unsent_of(transport: asyncio.Transport) -> Callable[[], int]:
+    """A function that tells how many bytes lie unsent in the transport and in the kernel."""
+    sock = transport.get_extra_info("socket")
+    number = struct.Struct("i")
+
+    def unsent() -> int:
+        size = transport.get_write_buffer_size()
+        try:
+            kernel: int = number.unpack(fcntl.ioctl(sock.fileno(), SIOCOUTQNSD, bytes(number.size)))[0]
+        except (OSError, ValueError):  # not TCP, or closed meanwhile
+            return size
+        return size + kernel
+
+    return unsent
 
 
 class ServerCarrier:
