@@ -7,14 +7,23 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from testbed import binaries
+from testbed import binaries, images
 from testbed.controlplane import ControlPlane
 from testbed.errors import TestbedError
-from testbed.machine import Machines
+from testbed.machine import Machines, ensure_base
 from testbed.state import Run, locked, root, runs, sweep
+
+# What is made beside programs.
+MADE: dict[str, Callable[[], Path]] = {
+    "pause": images.ensure_pause,
+    "py": images.ensure_py,
+    "agent": images.ensure_agent_image,
+    "base": ensure_base,
+}
 
 
 def main() -> int:
@@ -34,8 +43,9 @@ def main() -> int:
     down.add_argument("--dir", type=Path, help="refuse if its folder is another one")
     status = commands.add_parser("status", help="what there is, as JSON")
     status.add_argument("--name", help="only this one; the exit code is 1 unless it is healthy")
-    build = commands.add_parser("build", help="build programs, or all of them")
-    build.add_argument("groups", nargs="*", metavar="group", help=f"{', '.join(binaries.GROUPS)}, or a program")
+    build = commands.add_parser("build", help="make what takes long, or parts of it: programs, images, machines' base")
+    parts = ", ".join([*binaries.GROUPS, *MADE])
+    build.add_argument("parts", nargs="*", metavar="part", help=f"{parts}, or a program; all if none is named")
     swept = commands.add_parser("sweep", help="remove what killed runs left")
     swept.add_argument("--all", action="store_true", help="also clusters started by `up`")
     arguments = parser.parse_args()
@@ -113,7 +123,13 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    print(binaries.ensure(*(arguments.groups or binaries.GROUPS)))
+    wanted = arguments.parts or [*binaries.GROUPS, *MADE]
+    programs = [name for name in wanted if name not in MADE]
+    if programs:
+        print(binaries.ensure(*programs))
+    for name in wanted:
+        if name in MADE:
+            print(MADE[name]())
     return 0
 
 
