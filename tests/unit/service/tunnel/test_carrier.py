@@ -9,9 +9,11 @@ import hashlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from random import Random
 from typing import Any
 
 import pytest
+from mooring.lib.tasks import Supervisor
 from mooring.tunnel.carrier import ConnectFailed, ServerCarrier, connect_client
 from mooring.tunnel.pace import MAX_BATCH
 from mooring.tunnel.session import Session
@@ -426,3 +428,51 @@ async def test_frames_that_came_with_the_request_head_are_not_lost() -> None:
         assert peer.instance == "hasty" * 30
         writer.close()
         await asyncio.wait_for(sessions[0].wait_closed(), DEADLINE)
+
+
+async def test_bytes_that_arrive_in_any_pieces_make_the_same_frames() -> None:
+    """A relay between the two sides cuts what passes at random, also within headers."""
+    random = Random(20260801)
+    pumps = Supervisor("relay")
+    sessions: list[Session] = []
+
+    def take(transport: asyncio.Transport, raw: bytes) -> None:
+        sessions.append(Session("server", Hello(instance="srv", version="0")))
+        assert ServerCarrier.accept(transport, raw, sessions[-1])
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            at = 0
+            while at < len(data):
+                size = random.choice((1, 3, 7, 100, 5000, 1 << 16))
+                writer.write(data[at : at + size])
+                await writer.drain()
+                await asyncio.sleep(0)
+                at += size
+        writer.close()
+
+    async with listening(take) as port:
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            upstream = await asyncio.open_connection("127.0.0.1", port)
+            pumps.spawn(pump(reader, upstream[1]), "to the server")
+            pumps.spawn(pump(upstream[0], writer), "to the agent")
+
+        between = await asyncio.start_server(relay, "127.0.0.1", 0)
+        agent = Session("agent", Hello(instance="agt", version="0"), on_open=serve)
+        await connect_client(f"ws://127.0.0.1:{between.sockets[0].getsockname()[1]}/", agent)
+        async with asyncio.timeout(DEADLINE):
+            await agent.wait_ready()
+            await sessions[0].wait_ready()
+        ends = Ends(sessions[0], agent)
+        body = bytes(random.getrandbits(8) for _ in range(300_000))
+        sink = Recorder()
+        stream = start(ends, sink)
+        for at in range(0, len(body), 10_000):
+            stream.write(body[at : at + 10_000])
+        stream.end()
+        await asyncio.wait_for(sink.over.wait(), DEADLINE)
+        assert bytes(sink.data) == body
+        await ends.aclose()
+        between.close()
+        await pumps.aclose()

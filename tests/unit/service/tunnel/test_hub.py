@@ -111,19 +111,26 @@ async def test_two_agents_of_a_cluster_share_the_work_and_one_may_die() -> None:
     assert watched.changes == [("c-1", True, "")]
 
 
-async def test_an_agent_that_dials_again_replaces_its_half_open_session() -> None:
+async def test_an_agent_that_dials_again_is_reached_by_its_new_session() -> None:
     watched = Watched()
-    old, other = session("agent-1"), session("agent-2")
-    watched.hub.add("c-1", old)
-    watched.hub.add("c-1", other)
-    stuck = Recorder()
-    old.open(b"x", stuck)
+    half_open = session("agent-1")
+    watched.hub.add("c-1", half_open)
     new = session("agent-1")
     watched.hub.add("c-1", new)
-    assert old.closed
-    assert stuck.over.is_set()
-    assert not other.closed
-    assert watched.hub.sessions("c-1") == [other, new]
+    for _ in range(3):  # also when the old one has fewer streams
+        assert watched.hub.session_for("c-1") is new
+        new.open(b"x", Recorder())
+    half_open.link_lost("nothing was received for 15 s")
+    assert watched.changes == [("c-1", True, "")]
+
+
+async def test_an_agent_that_closes_a_second_session_is_reached_by_its_first() -> None:
+    watched = Watched()
+    first, second = session("agent-1"), session("agent-1")
+    watched.hub.add("c-1", first)
+    watched.hub.add("c-1", second)
+    second.link_lost("there is already a session to this instance")
+    assert watched.hub.session_for("c-1") is first
     assert watched.changes == [("c-1", True, "")]
 
 

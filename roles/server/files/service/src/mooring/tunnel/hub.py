@@ -57,9 +57,7 @@ class Hub:
     def add(self, cluster_id: str, session: Session) -> None:
         """Take a session of an authenticated agent of this cluster, before or after its HELLO.
 
-        It is used once HELLO came. An older session with the same instance of the agent, unless it is going away, is
-        closed then: the agent would not have dialled again if that one worked. At 16 sessions of one cluster, a new
-        one is closed with BUSY.
+        It is used once HELLO came. At 16 sessions of one cluster, a new one is closed with BUSY.
         """
         sessions = self._sessions.setdefault(cluster_id, [])
         if self._draining or len(sessions) >= MAX_SESSIONS:
@@ -95,14 +93,21 @@ class Hub:
     # -- for the proxy ------------------------------------------------------------------------------------------------
 
     def session_for(self, cluster_id: str, but_not: Session | None = None) -> Session | None:
-        """The usable session of a cluster with the fewest open streams, or None. `but_not`: one that just refused."""
+        """The usable session of a cluster with the fewest open streams, or None. `but_not`: one that just refused.
+
+        Of several sessions with one instance of an agent, the newest counts.
+        """
         sessions = self._sessions.get(cluster_id)
         if sessions is None:
             return None
         if len(sessions) == 1 and but_not is None:
             return sessions[0] if sessions[0].usable else None
-        usable = [session for session in sessions if session.usable and session is not but_not]
-        return min(usable, key=lambda session: session.streams, default=None)
+        # An agent that dials again while its old session looks alive here has lost that one: newest first.
+        newest: dict[str, Session] = {}
+        for session in sessions:
+            if session.usable and session is not but_not and session.peer is not None:
+                newest[session.peer.instance] = session
+        return min(newest.values(), key=lambda session: session.streams, default=None)
 
     def connected(self, cluster_id: str) -> bool:
         """Whether a usable session of the cluster is there."""
@@ -129,9 +134,6 @@ class Hub:
     def _ready(self, cluster_id: str, session: Session) -> None:
         assert session.peer is not None
         instance = session.peer.instance
-        for other in list(self._sessions.get(cluster_id, ())):
-            if other is not session and other.usable and other.peer is not None and other.peer.instance == instance:
-                other.close(Code.NO_ERROR, "the agent has a newer session")
         self._log.info("agent connected", cluster=cluster_id, instance=instance, version=session.peer.version)
         self._update(cluster_id, "")
 
