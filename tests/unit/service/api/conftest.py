@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+from litestar import Litestar
 from mooring.api.app import create
+from mooring.api.openapi import nothing
 from mooring.api.services import ApiSettings, Services
 from mooring.authn.bootstrap import create_admin
 from mooring.authn.index import Index
@@ -86,11 +90,45 @@ class World:
         return made
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database to copy."""
+    path = tmp_path_factory.mktemp("migrated") / "mooring.db"
+
+    async def migrate() -> None:
+        store = open_store(f"sqlite:///{path}")
+        await store.migrate()
+        await store.aclose()
+
+    asyncio.run(migrate())
+    return path
+
+
+class Current:
+    """Passes for the services of the test that runs, so that the application is put together once and not per test."""
+
+    services: Services
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.services, name)
+
+
+@pytest.fixture(scope="session")
+def current() -> Current:
+    return Current()
+
+
+@pytest.fixture(scope="session")
+def application(current: Current) -> Litestar:
+    current.services = nothing()
+    return create(cast(Services, current))
+
+
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, migrated: Path, application: Litestar, current: Current) -> AsyncIterator[World]:
     clock = ManualClock()
+    shutil.copy(migrated, tmp_path / "mooring.db")
     store = open_store(f"sqlite:///{tmp_path / 'mooring.db'}")
-    await store.migrate()
     index = Index()
     passwords = Passwords(time_cost=1, memory_kib=64)
     await create_admin(store, passwords, clock, "admin", Secret(ADMIN_PASSWORD))
@@ -112,7 +150,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             started_at=clock.now(),
         ),
     )
-    transport = httpx.ASGITransport(create(services), raise_app_exceptions=False)
+    current.services = services
+    transport = httpx.ASGITransport(application, raise_app_exceptions=False)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         anonymous = Client(http)
         answer = await anonymous.ok("POST", "/login", {"username": "admin", "password": ADMIN_PASSWORD})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Annotated, Any
 
 from litestar import Request, post
@@ -26,14 +27,14 @@ from mooring.store.ports import Taken, Transaction
 from mooring.store.records import Cluster, JoinToken
 
 _THROTTLE_KEY = "join token"
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]*={0,2}")
+_UID = re.compile(r"[A-Za-z0-9-]{1,128}")
 
 
 class Registration(Input):
     join_token: Annotated[str, Meta(min_length=1, max_length=256)]
     public_key: Annotated[str, Meta(max_length=64, description="Raw Ed25519 public key, base64url.")]
-    cluster_uid: Annotated[
-        str, Meta(min_length=1, max_length=128, pattern="^[A-Za-z0-9-]+$", description="Uid of namespace kube-system.")
-    ]
+    cluster_uid: Annotated[str, Meta(max_length=128, description="Uid of the namespace kube-system.")]
     agent_version: Annotated[str, Meta(max_length=64)] = ""
     kubernetes_version: Annotated[str, Meta(max_length=64)] = ""
 
@@ -53,6 +54,8 @@ async def register(data: JSONBody[Registration], services: Deps, request: Reques
     if wait > 0:
         raise later(429, "too_many_failures", "too many wrong join tokens", wait)
     key = _public_key(data.public_key)
+    if not _UID.fullmatch(data.cluster_uid):
+        raise invalid("cluster_uid", "is not the uid of a Kubernetes object")
     check_text("agent_version", data.agent_version)
     check_text("kubernetes_version", data.kubernetes_version)
     presented = tokens.parse(data.join_token, "mrj")
@@ -122,8 +125,10 @@ async def _register(tx: Transaction, services: Services, token: JoinToken, key: 
 
 
 def _public_key(text: str) -> bytes:
+    if not _BASE64URL.fullmatch(text):
+        raise invalid("public_key", "is not base64url")
     try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except (ValueError, binascii.Error):
         raise invalid("public_key", "is not base64url") from None
     if len(raw) != 32:

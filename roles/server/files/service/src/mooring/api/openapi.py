@@ -78,10 +78,10 @@ def main() -> None:
     """Write the document to standard output."""
     from mooring.api.app import create  # here, since the application serves what this module makes
 
-    sys.stdout.buffer.write(encode(document(create(_no_services()))))
+    sys.stdout.buffer.write(encode(document(create(nothing()))))
 
 
-def _no_services() -> Services:
+def nothing() -> Services:
     """Enough to make the application; nothing of it is called."""
     return Services(
         store=open_store("sqlite:///nothing.db"),
