@@ -8,6 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from mooring.proxy.audit import Audit, AuditRecord
 
 def record(number: int = 0, **changes: object) -> AuditRecord:
     values: dict[str, object] = {
-        "time": "2026-01-01T00:00:00.000Z",
+        "time": datetime(2026, 1, 1, tzinfo=UTC),
         "stage": "complete",
         "request_id": f"r{number}",
         "source": "192.0.2.7",
@@ -67,6 +68,7 @@ def test_records_become_lines_in_order_and_empty_fields_are_left_out(log: Audit)
     written = lines(log.path)
     assert [line["request_id"] for line in written] == [f"r{number}" for number in range(40)]
     assert written[0]["groups"] == ["devs"]
+    assert written[0]["time"] == "2026-01-01T00:00:00Z"
     assert "subresource" not in written[0]
     assert log.healthy
     assert stat.S_IMODE(os.stat(log.path).st_mode) == 0o600

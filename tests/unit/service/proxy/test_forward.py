@@ -346,6 +346,22 @@ def test_no_head_in_time_is_504(world: World) -> None:
     assert it.stream.take() == [("reset", "TIMEOUT")]
 
 
+def test_long_upload_is_not_late_and_its_answer_is_due_after_it(world: World) -> None:
+    it = Exchange(world, method="POST", body=6)
+    it.handler.client_data(b"abc")
+    world.clock.advance(1_000)
+    world.registry.sweep()
+    assert it.client.take() == []
+    it.handler.client_data(b"def")
+    it.handler.client_end()
+    world.clock.advance(299)
+    world.registry.sweep()
+    assert it.client.take() == []
+    world.clock.advance(2)
+    world.registry.sweep()
+    assert it.client.status == 504
+
+
 def test_answered_watch_is_never_late(world: World) -> None:
     it = Exchange(world, PODS + "?watch=1")
     it.stream.answer(200)

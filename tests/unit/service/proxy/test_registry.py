@@ -102,6 +102,16 @@ def test_counts_follow_what_is_open(world: World) -> None:
     watch(world, "root")
     registry = world.registry
     assert (len(registry), registry.of_cluster(ALPHA), registry.of_user("u-bob")) == (3, 3, 2)
-    registry.cut_all("stop", "the server stops")
+    registry.cut_endless("stop", "the server stops")
     assert (len(registry), registry.of_cluster(ALPHA), registry.of_user("u-bob")) == (0, 0, 0)
     assert (registry._by_token, registry._by_user, registry._by_cluster, registry._waiting) == ({}, {}, {}, {})
+
+
+def test_what_would_end_by_itself_is_left_when_the_server_stops(world: World) -> None:
+    client = FakeClient()
+    assert world.chain.handle(client, request("/k8s/clusters/alpha/api/v1/pods", world.bearer("bob"))) is not None
+    bobs, roots = watch(world, "bob"), watch(world, "root", upgrade="websocket")
+    world.registry.cut_endless("stop", "the server stops")
+    assert (cut(bobs), cut(roots), client.log) == (True, True, [])
+    world.registry.cut_all("stop", "the server stops")
+    assert client.status == 503

@@ -88,6 +88,14 @@ def test_less_than_promised_is_refused() -> None:
         write(b"GET", 200, [(b"Content-Length", b"3")], [], fin=True)
 
 
+def test_refused_head_leaves_nothing_behind_for_the_one_that_takes_its_place() -> None:
+    writer = ResponseWriter(b"GET", keep_alive=True)
+    with pytest.raises(FramingError):
+        writer.head(ResponseHead(200, b"X", [(b"Content-Length", b"3")]), fin=True)
+    raw = writer.head(ResponseHead(502, b"X", [])) + writer.data(b"ab") + writer.end()
+    assert read(b"GET", raw) == (502, b"ab", True)
+
+
 @pytest.mark.parametrize("values", [[b"1", b"1"], [b"-1"], [b"1 "], [b"0x1"], [b""], [b"9" * 19]])
 def test_length_that_is_none_is_refused(values: list[bytes]) -> None:
     with pytest.raises(FramingError, match="Content-Length"):

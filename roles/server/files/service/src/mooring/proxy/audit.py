@@ -16,6 +16,7 @@ import os
 import threading
 import time
 from collections import deque
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +41,7 @@ class AuditRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     the client got, 0 if nothing. `outcome` says how it ended when it did not end by itself.
     """
 
-    time: str
+    time: datetime
     stage: str
     request_id: str
     source: str

@@ -12,12 +12,12 @@ had effects.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from mooring.authn.identity import Identity
 from mooring.authn.index import ClusterView
 from mooring.lib import metrics
-from mooring.lib.clock import rfc3339
 from mooring.proxy.answers import Refused, refuse
 from mooring.proxy.audit import AuditRecord
 from mooring.proxy.ports import Client
@@ -100,9 +100,21 @@ class Forward(Relay):
             raise self._chain.not_connected(self.ask.cluster) from None
         if self._client_ended:
             self._payload = payload
-        self._chain.registry.add(self, self.ask.started_monotonic + self._chain.settings.answer_timeout)
+        self._chain.registry.add(self)
+        if self._client_ended or self.ask.upgrade:
+            self._asked()
 
     # -- Relay -----------------------------------------------------------------------------------------------------
+
+    def client_end(self) -> None:
+        before = self._client_ended
+        super().client_end()
+        if not (before or self.over or self.code):
+            self._asked()
+
+    def _asked(self) -> None:
+        """The request is complete: from here the cluster is waited for, however long the request took."""
+        self._chain.registry.asked(self, self._chain.clock.monotonic() + self._chain.settings.answer_timeout)
 
     def on_head(self, head: bytes, fin: bool) -> None:
         """StreamSink: the head of the response."""
@@ -204,7 +216,7 @@ def audit_record(ask: Ask, client: Client, stage: str, code: int, now: float) ->
     """A record with what is known when a request has been understood."""
     identity, info = ask.identity, ask.info
     return AuditRecord(
-        time=rfc3339(now),
+        time=datetime.fromtimestamp(now, UTC),
         stage=stage,
         request_id=client.request_id,
         source=client.source,

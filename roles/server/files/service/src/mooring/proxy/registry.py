@@ -57,6 +57,7 @@ class Registry:
         # In the order in which they were added; all have the same time to answer, so the first is due first.
         self._waiting: dict[Open, float] = {}
         self._size = 0
+        metrics.PROXY_OPEN.set_function(lambda: self._size)
 
     def __len__(self) -> int:
         return self._size
@@ -69,15 +70,20 @@ class Registry:
         """How many the user has open."""
         return len(self._by_user.get(user_id, ()))
 
-    def add(self, exchange: Open, answer_by: float) -> None:
-        """An exchange begins. `answer_by` is in the clock's monotonic seconds."""
+    def add(self, exchange: Open) -> None:
+        """An exchange begins."""
         identity = exchange.identity
         self._by_token.setdefault(identity.token_id, set()).add(exchange)
         self._by_user.setdefault(identity.user_id, set()).add(exchange)
         self._by_cluster.setdefault(exchange.cluster_id, set()).add(exchange)
-        self._waiting[exchange] = answer_by
         self._size += 1
-        metrics.PROXY_OPEN.inc()
+
+    def asked(self, exchange: Open, answer_by: float) -> None:
+        """The whole request is on its way; its answer is due by then, in the clock's monotonic seconds.
+
+        The time from here to `answer_by` must be the same for all.
+        """
+        self._waiting[exchange] = answer_by
 
     def answered(self, exchange: Open) -> None:
         """The head of the response has come."""
@@ -91,7 +97,6 @@ class Registry:
         _discard(self._by_user, identity.user_id, exchange)
         if _discard(self._by_cluster, exchange.cluster_id, exchange):
             self._size -= 1
-            metrics.PROXY_OPEN.dec()
 
     def on_change(self, change: Change) -> None:
         """Look again at what the change touches."""

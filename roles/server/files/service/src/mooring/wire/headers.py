@@ -41,6 +41,7 @@ _TARGET_BYTES = bytes(range(0x21, 0x7F))
 _VALUE_BYTES = b"\t " + _TARGET_BYTES + bytes(range(0x80, 0x100))
 _HEAD_BYTES = _VALUE_BYTES + b"\r\n"
 _DOT_SEGMENT = re.compile(rb"/\.\.?(?:/|$)")
+_HEADER_LINE = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r$", re.MULTILINE)
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 
 
@@ -196,13 +197,14 @@ def check_head(data: bytes, *, head_max: int = MAX_HEAD) -> None:
 
 def _parse(data: bytes) -> tuple[bytes, Headers]:
     check_head(data)
-    lines = data[:-4].split(b"\r\n")
-    if len(lines) - 1 > MAX_HEADERS:
+    start = data.index(b"\r\n")
+    lines = data.count(b"\r\n", start + 2) - 1
+    if lines > MAX_HEADERS:
         raise BadMessage(431, f"more than {MAX_HEADERS} headers")
-    headers: Headers = []
-    for line in lines[1:]:
-        name, colon, value = line.partition(b":")
-        if not colon or not name or name.translate(None, _TOKEN_BYTES):
-            raise BadMessage(400, "malformed header line")
-        headers.append((name, value.strip(b" \t")))
-    return lines[0], headers
+    # All line ends are CRLF by now, so that as many matches as lines means that every line matched as a whole.
+    headers: Headers = _HEADER_LINE.findall(data, start + 2)
+    if len(headers) != lines:
+        raise BadMessage(400, "malformed header line")
+    if b" \r\n" in data or b"\t\r\n" in data:
+        headers = [(name, value.rstrip(b" \t")) for name, value in headers]
+    return data[:start], headers

@@ -36,6 +36,7 @@ class ResponseWriter:
     def head(self, head: ResponseHead, *, fin: bool = False) -> bytes:
         """The bytes of the head. `fin`: no data will come. Raises FramingError for a Content-Length that is not one."""
         headers: Headers = list(head.headers)
+        self._left = 0  # an earlier head may have been refused half-way
         lengths = get_all(headers, b"content-length")
         if len(lengths) > 1 or (lengths and not (lengths[0].isdigit() and len(lengths[0]) <= 18)):
             raise FramingError("bad Content-Length in the response")
