@@ -15,6 +15,7 @@ from testbed import binaries, images
 from testbed.controlplane import ControlPlane
 from testbed.errors import TestbedError
 from testbed.machine import Machines, ensure_base
+from testbed.progress import say
 from testbed.state import Run, locked, root, runs, sweep
 
 # What is made beside programs.
@@ -45,7 +46,7 @@ def main() -> int:
     status.add_argument("--name", help="only this one; the exit code is 1 unless it is healthy")
     build = commands.add_parser("build", help="make what takes long, or parts of it: programs, images, machines' base")
     parts = ", ".join([*binaries.GROUPS, *MADE])
-    build.add_argument("parts", nargs="*", metavar="part", help=f"{parts}, or a program; all if none is named")
+    build.add_argument("parts", nargs="*", metavar="part", help=f"{parts}, or a program; all that tests use")
     swept = commands.add_parser("sweep", help="remove what killed runs left")
     swept.add_argument("--all", action="store_true", help="also clusters started by `up`")
     arguments = parser.parse_args()
@@ -69,7 +70,7 @@ def _up_alone(arguments: argparse.Namespace) -> int:
         if _healthy(found, there) and _as_wanted(there, arguments):
             print(json.dumps(there, indent=1))
             return 0
-        binaries.say(f"[testbed] {arguments.name} is not whole or not what was asked for: made anew")
+        say(f"[testbed] {arguments.name} is not whole or not what was asked for: made anew")
         found.teardown()
     begin = time.monotonic()
     run = Run.create(arguments.name, work=arguments.dir)
@@ -95,7 +96,7 @@ def _up_alone(arguments: argparse.Namespace) -> int:
     except BaseException:
         run.teardown()
         raise
-    binaries.say(f"[testbed] {arguments.name} up in {time.monotonic() - begin:.1f} s")
+    say(f"[testbed] {arguments.name} up in {time.monotonic() - begin:.1f} s")
     print(json.dumps(facts, indent=1))
     return 0
 
@@ -103,7 +104,7 @@ def _up_alone(arguments: argparse.Namespace) -> int:
 def _down(arguments: argparse.Namespace) -> int:
     found = _find(arguments.name)
     if found is None:
-        binaries.say(f"[testbed] there is no {arguments.name}")
+        say(f"[testbed] there is no {arguments.name}")
     else:
         if arguments.dir is not None and arguments.dir.absolute() != found.work:
             raise TestbedError(f"{arguments.name} is in {found.work}, not in {arguments.dir}")
@@ -123,7 +124,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    wanted = arguments.parts or [*binaries.GROUPS, *MADE]
+    groups = [group for group in binaries.GROUPS if group not in binaries.ON_REQUEST]
+    wanted = arguments.parts or [*groups, *MADE]
     programs = [name for name in wanted if name not in MADE]
     if programs:
         print(binaries.ensure(*programs))

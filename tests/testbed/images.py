@@ -32,6 +32,7 @@ from typing import Any
 
 from testbed import binaries
 from testbed.errors import BuildError
+from testbed.progress import say
 from testbed.state import locked
 
 PAUSE = "localhost/pause:1"
@@ -209,7 +210,7 @@ def _ensure(name: str, key: str, make: Callable[[Path, Path], None]) -> Path:
         return out
     with locked(f"image-{stem}"):
         if not out.exists():
-            binaries.say(f"[image] {name}")
+            say(f"[image] {name}")
             with tempfile.TemporaryDirectory(prefix="mooring-image-") as scratch:
                 make(out, Path(scratch))
             # Every change of the source makes another one: a few are kept for whoever uses them now.
@@ -244,7 +245,7 @@ def _layer(name: str, key: str, fill: Callable[[Path], None]) -> Layer:
     with locked(f"layer-{name}"):
         for made in layers.glob(f"{name}-{key}-*"):
             return Layer(made, made.name.rpartition("-")[2])
-        binaries.say(f"[image] layer {name}")
+        say(f"[image] layer {name}")
         with tempfile.TemporaryDirectory(prefix="mooring-layer-") as scratch:
             root = Path(scratch) / "root"
             root.mkdir()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import re
 import shlex
 import shutil
 import socket
@@ -27,6 +26,7 @@ from testbed import binaries
 from testbed.errors import BuildError, TestbedError
 from testbed.network import Network, need_root
 from testbed.node import CONTROLLERS, INOTIFY, make_cgroup, need_cgroup_v1
+from testbed.progress import run_long
 from testbed.state import Pid, Process, Run, command, locked, mounts_under, raise_setting, until
 
 SUITE = "bookworm"
@@ -97,24 +97,12 @@ def _build_base(base: Path) -> None:
         for point in mounts_under(scratch):
             command("umount", "-l", point)
         shutil.rmtree(scratch)
-    begin = time.monotonic()
-    binaries.say(f"[base] Debian {SUITE} for machines: about 2 minutes")
-    log = base.with_name(f"{base.name}.log")
-    words = ["nice", "debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    words = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     words += ["--keyring=/usr/share/keyrings/debian-archive-keyring.gpg", SUITE, str(scratch), _mirror()]
-    with log.open("w") as output:
-        try:
-            done = subprocess.run(
-                words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=1800, check=False
-            )
-        except FileNotFoundError:
-            raise BuildError("there is no `debootstrap`: see tests/testbed/packages.txt") from None
-    if done.returncode != 0:
-        said = re.sub(r"https?://\S+", "(mirror)", log.read_text(errors="replace"))[-1500:]
-        raise BuildError(f"debootstrap failed ({log}):\n{said}")
+    title = f"[base] Debian {SUITE} for machines (about 2 minutes)"
+    run_long(title, words, log=base.with_name(f"{base.name}.log"), deadline=1800)
     _finish_base(scratch)
     scratch.rename(base)
-    binaries.say(f"[base] made in {time.monotonic() - begin:.0f} s")
 
 
 def _mirror() -> str:
