@@ -359,6 +359,28 @@ async def test_an_upgrade_is_a_raw_pipe_both_ways(agent: Agent, server: FakeServ
     assert client.failure is None
 
 
+@pytest.mark.parametrize("total", [100_000, 700_000, 5_000_000, 99_999_999])
+async def test_the_last_bytes_of_an_exec_arrive_although_the_api_server_closes_at_once(
+    agent: Agent, server: FakeServer, kube: FakeKube, total: int
+) -> None:
+    async def burst(call: Call) -> None:
+        call.writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n")
+        call.writer.write(b"e" * total)
+        await call.writer.drain()
+        raise ConnectionResetError  # ends the connection
+
+    kube.handler = burst
+    headers = [(b"Connection", b"Upgrade"), (b"Upgrade", b"SPDY/3.1")]
+    path = b"/api/v1/namespaces/a/pods/b/exec"
+    client = Client.ask(server.live[0], b"POST", path, headers, fin=False, consume=False)
+    await until(lambda: client.body)
+    assert client.stream is not None
+    client.consume = True
+    client.stream.consumed(len(client.body))
+    await client.done()
+    assert (len(client.body), client.failure) == (total, None)
+
+
 async def test_a_refused_token_is_renewed_and_the_request_repeated_unseen(
     agent: Agent, server: FakeServer, kube: FakeKube
 ) -> None:

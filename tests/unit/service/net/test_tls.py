@@ -71,13 +71,12 @@ async def server(authority: Authority) -> AsyncIterator[Server]:
     server.close()
 
 
-async def ask(server: Server, context: ssl.SSLContext, consume: bool = True, name: str | None = None) -> Recorder:
+async def ask(server: Server, context: ssl.SSLContext, name: str | None = None) -> Recorder:
     """One request; closes its pool when it is done."""
     pool = Http1Pool(tcp_connector("127.0.0.1", server.port, context, name), name="server", limits=PoolLimits())
-    sink = Client(pool, None).ask(consume=consume)
-    if consume:
-        await sink.done()
-        await pool.aclose()
+    sink = Client(pool, None).ask()
+    await sink.done()
+    await pool.aclose()
     return sink
 
 
@@ -106,16 +105,16 @@ async def test_old_and_new_ca_may_overlap(server: Server, authority: Authority, 
     assert (await ask(server, client_context(bundle))).body == b"hello"
 
 
-@pytest.mark.parametrize("how", ["close", "length", "chunked"])
+@pytest.mark.parametrize("total", [400_000, 1_000_000, 4_000_000])
+@pytest.mark.parametrize("how", ["close", "length", "chunked", "raw"])
 async def test_what_came_before_the_upstream_closed_reaches_a_reader_that_was_slow(
-    server: Server, authority: Authority, how: str
+    server: Server, authority: Authority, how: str, total: int
 ) -> None:
-    total = 4 * 1024 * 1024
     written = asyncio.Event()
 
     async def burst(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" if how != "raw" else b"HTTP/1.1 101 Switching Protocols\r\n")
         if how == "length":
             writer.write(b"Content-Length: %d\r\n" % total)
         writer.write(b"Transfer-Encoding: chunked\r\n\r\n" if how == "chunked" else b"\r\n")
@@ -125,7 +124,9 @@ async def test_what_came_before_the_upstream_closed_reaches_a_reader_that_was_sl
         writer.close()
 
     server.handler = burst
-    sink = await ask(server, client_context(authority.crt.read_text()), consume=False)
+    pool = Http1Pool(tcp_connector("127.0.0.1", server.port, client_context(authority.crt.read_text())), name="server")
+    upgrade = [(b"Connection", b"Upgrade"), (b"Upgrade", b"SPDY/3.1")] if how == "raw" else []
+    sink = Client(pool, None).ask(headers=upgrade, consume=False)
     await until(lambda: sink.body and written.is_set())
     for _ in range(50):  # the upstream has closed, and we have not read
         await asyncio.sleep(0)
@@ -135,6 +136,7 @@ async def test_what_came_before_the_upstream_closed_reaches_a_reader_that_was_sl
     sink.request.consumed(len(sink.body))
     await sink.done()
     assert (len(sink.body), sink.failure) == (total, None)
+    await pool.aclose()
 
 
 async def test_a_raw_pipe_over_tls_ends_in_both_directions(server: Server, authority: Authority) -> None:

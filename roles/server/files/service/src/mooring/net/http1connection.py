@@ -40,7 +40,8 @@ _REPEATABLE = (b"GET", b"HEAD", b"OPTIONS")
 class UpstreamSink(Protocol):
     """Who listens to a response. Callbacks come on the loop and must not block or raise.
 
-    Exactly one of these ends it: `on_head` with fin, `on_end`, `on_refused`, `on_reset`.
+    Exactly one of these ends it: `on_head` with fin, `on_end`, `on_refused`, `on_reset`. Only after a 101 may an
+    `on_reset` follow `on_end`: we still had something to send.
     """
 
     def on_head(self, head: ResponseHead, fin: bool) -> None:
@@ -222,7 +223,7 @@ class UpstreamRequest:
             return
         if self._raw:
             self._close()
-            if error is not None:
+            if error is not None and not (self._peer_ended and self._out == "ended"):
                 self.sink.on_reset(Code.UPSTREAM_UNREACHABLE, f"connection lost: {error}")
             elif not self._peer_ended:
                 self.sink.on_end()

@@ -14,6 +14,8 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from mooring.net import tlstransport
+
 Connector: TypeAlias = Callable[[Callable[[], asyncio.Protocol]], Awaitable[asyncio.Transport]]
 """Dials its one address and makes the protocol; raises OSError, ssl.SSLError or TimeoutError."""
 
@@ -43,18 +45,11 @@ def tcp_connector(
     """Dials `host`:`port`; with a context by TLS, checking the certificate against `server_name` (default `host`)."""
 
     async def connect(factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
-        loop = asyncio.get_running_loop()
+        transport: asyncio.Transport
         if context is None:
-            transport, _ = await loop.create_connection(factory, host, port)
+            transport, _ = await asyncio.get_running_loop().create_connection(factory, host, port)
         else:
-            transport, _ = await loop.create_connection(
-                factory,
-                host,
-                port,
-                ssl=context,
-                server_hostname=server_name or host,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-            )
+            transport = await tlstransport.connect(factory, host, port, context, server_name or host, HANDSHAKE_TIMEOUT)
         tune(transport)
         return transport
 

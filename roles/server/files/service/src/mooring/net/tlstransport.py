@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A TLS client transport that loses nothing while reading is paused.
+
+Why: uvloop and asyncio drop what they hold undecrypted when the peer closes the TCP connection while `pause_reading` is
+in force: with back-pressure, the end of an exec or of a large download is then missing. Here the TCP transport below is
+paused too, what is held is decrypted first after a resume, and only then the end is told. The cost is the same calls
+into OpenSSL, made from Python.
+
+It must not: take the end of the TCP connection for the end of the data. Without a close_notify the connection was cut
+(RFC 8446 section 6.1), and `connection_lost` gets an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+READ = 64 * 1024
+"""Bytes handed to the protocol at once, at most (and one record more)."""
+CLOSE_TIMEOUT = 10.0
+"""Seconds after `close` for what was written to leave and for the peer to close too."""
+
+
+async def connect(
+    factory: Callable[[], asyncio.Protocol],
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    server_name: str,
+    handshake_timeout: float,
+) -> TlsTransport:
+    """Dials, shakes hands, and gives the transport to a protocol from `factory`.
+
+    Raises OSError, ssl.SSLError (the certificate is not accepted), TimeoutError.
+    """
+    loop = asyncio.get_running_loop()
+    transport = TlsTransport(loop, context, server_name)
+    await loop.create_connection(lambda: _Below(transport), host, port)
+    try:
+        async with asyncio.timeout(handshake_timeout):
+            await transport.ready
+    except BaseException:
+        if not transport.is_closing():
+            transport.abort()
+        raise
+    transport.start(factory())
+    return transport
+
+
+class TlsTransport(asyncio.Transport):
+    """The transport that the protocol sees."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: ssl.SSLContext, server_name: str) -> None:
+        super().__init__()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+        self._below: asyncio.Transport | None = None
+        self._protocol: asyncio.Protocol | None = None
+        self._paused = False
+        self._draining = False
+        self._eof = False
+        self._closing = False
+        self._error: Exception | None = None
+        self._closer: asyncio.TimerHandle | None = None
+
+    def start(self, protocol: asyncio.Protocol) -> None:
+        """The handshake is done: from here on `protocol` is served."""
+        self._protocol = protocol
+        protocol.connection_made(self)
+        self._loop.call_soon(self._drain)  # what came together with the end of the handshake
+
+    # --- asyncio.Transport -------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        if self._closing or self._below is None:
+            return
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._tls.write(rest) :]
+        except ssl.SSLError as error:
+            self._fail(error)
+        self._flush()
+
+    def pause_reading(self) -> None:
+        if not self._paused and self._below is not None:
+            self._paused = True
+            self._below.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused and self._below is not None:
+            self._paused = False
+            self._below.resume_reading()
+            self._loop.call_soon(self._drain)
+
+    def is_reading(self) -> bool:
+        return not self._paused and not self._closing
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def is_closing(self) -> bool:
+        return self._closing or self._below is None
+
+    def close(self) -> None:
+        """Sends what was written and a close_notify, and waits a little for the peer's, dropping what else comes.
+
+        Closing the TCP connection while the peer still sends would make it a reset, and the peer could lose our end.
+        """
+        if self._closing or self._below is None:
+            return
+        self._closing = True
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            pass  # the peer has not answered yet, or there is data that nobody wants any more
+        self._flush()
+        self._closer = self._loop.call_later(CLOSE_TIMEOUT, self._below.abort)
+        if self._paused:
+            self._below.resume_reading()
+        self._discard()
+
+    def abort(self) -> None:
+        self._closing = True
+        if self._below is not None:
+            self._below.abort()
+
+    def get_write_buffer_size(self) -> int:
+        return self._below.get_write_buffer_size() if self._below is not None else 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if self._below is not None:
+            self._below.set_write_buffer_limits(high, low)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "ssl_object":
+            return self._tls
+        return self._below.get_extra_info(name, default) if self._below is not None else default
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        assert self._protocol is not None
+        return self._protocol
+
+    # --- for the protocol below --------------------------------------------------------------------------------
+
+    def made(self, below: asyncio.Transport) -> None:
+        """The TCP connection stands."""
+        self._below = below
+        self._handshake()
+
+    def received(self, data: bytes) -> None:
+        """Encrypted bytes."""
+        self._incoming.write(data)
+        if self.ready.done():
+            self._drain()
+        else:
+            self._handshake()
+
+    def ended(self) -> None:
+        """The TCP connection brings no more."""
+        self._eof = True
+        self._drain()
+
+    def room(self, room: bool) -> None:
+        """The TCP connection takes more, or no more."""
+        if self._protocol is not None:
+            (self._protocol.resume_writing if room else self._protocol.pause_writing)()
+
+    def lost(self, error: Exception | None) -> None:
+        """The TCP connection is gone."""
+        self._below = None
+        if self._closer is not None:
+            self._closer.cancel()
+            self._closer = None
+        if not self.ready.done():
+            self.ready.set_exception(error or ConnectionResetError("connection closed during the TLS handshake"))
+            self.ready.exception()  # seen, also if nobody waits any more
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            # Once we close, what happens to the rest (a broken pipe under our close_notify) is nobody's loss.
+            protocol.connection_lost(self._error or (None if self._closing else error))
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _handshake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            return
+        except ssl.SSLError as error:
+            self._flush()  # the alert, so that the peer knows why
+            self.ready.set_exception(error)
+            self.ready.exception()
+            self._closing = True
+            if self._below is not None:
+                self._below.close()
+            return
+        self._flush()
+        self.ready.set_result(None)
+
+    def _drain(self) -> None:
+        """Decrypts and hands on what there is, as long as it is wanted."""
+        if self._closing:
+            self._discard()
+            return
+        if self._draining or self._protocol is None:
+            return
+        self._draining = True
+        try:
+            while not (self._paused or self._closing):
+                data, more = self._read()
+                if data:
+                    self._protocol.data_received(data)
+                if not more:
+                    break
+        finally:
+            self._draining = False
+        self._flush()  # answers of TLS itself
+        if self._closing:
+            self._discard()
+
+    def _read(self) -> tuple[bytes, bool]:
+        """Up to READ bytes, and whether there may be more."""
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            while size < READ:
+                piece = self._tls.read(READ)
+                if not piece:  # close_notify
+                    self._loop.call_soon(self._done)
+                    return b"".join(pieces), False
+                pieces.append(piece)
+                size += len(piece)
+        except ssl.SSLWantReadError:
+            if self._eof:
+                self._loop.call_soon(self._fail, ConnectionResetError("the peer closed without a close_notify"))
+            return b"".join(pieces), False
+        except ssl.SSLZeroReturnError:
+            self._loop.call_soon(self._done)
+            return b"".join(pieces), False
+        except ssl.SSLError as error:
+            self._loop.call_soon(self._fail, error)
+            return b"".join(pieces), False
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), True
+
+    def _discard(self) -> None:
+        """After `close`: drops what comes, and closes the TCP connection when the peer has closed too."""
+        try:
+            while self._tls.read(READ):
+                pass
+        except ssl.SSLWantReadError:
+            if not self._eof:
+                return
+        except ssl.SSLError:
+            pass
+        if self._below is not None:
+            self._below.close()
+
+    def _done(self) -> None:
+        """The peer has ended, properly. What it sent has been handed on."""
+        if self._paused or self._closing or self._protocol is None:
+            return  # asked again by the drain that follows a resume
+        self._protocol.eof_received()
+        self.close()
+
+    def _fail(self, error: Exception) -> None:
+        if self._paused and not self._closing:
+            return  # asked again by the drain that follows a resume
+        self._error = self._error or error
+        self.abort()
+
+    def _flush(self) -> None:
+        if self._below is not None and self._outgoing.pending:
+            self._below.write(self._outgoing.read())
+
+
+class _Below(asyncio.Protocol):
+    """What the TCP transport talks to."""
+
+    def __init__(self, above: TlsTransport) -> None:
+        self._above = above
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._above.made(cast(asyncio.Transport, transport))
+
+    def data_received(self, data: bytes) -> None:
+        self._above.received(data)
+
+    def eof_received(self) -> bool:
+        self._above.ended()
+        return True  # closing is for the transport above: it may still hold data that nobody has taken yet
+
+    def pause_writing(self) -> None:
+        self._above.room(False)
+
+    def resume_writing(self) -> None:
+        self._above.room(True)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._above.lost(error)
