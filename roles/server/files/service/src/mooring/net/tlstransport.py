@@ -163,7 +163,10 @@ class TlsTransport(asyncio.Transport):
     def ended(self) -> None:
         """The TCP connection brings no more."""
         self._eof = True
-        self._drain()
+        if self.ready.done():
+            self._drain()
+        else:
+            self.abort()  # in the middle of the handshake: `lost` says so
 
     def room(self, room: bool) -> None:
         """The TCP connection takes more, or no more."""
