@@ -220,6 +220,13 @@ def test_a_reset_of_a_stream_that_has_not_left_sends_nothing() -> None:
     assert pipe.to_agent() == [StreamOpened(second, b"second", True)]
 
 
+def test_opens_that_were_taken_back_do_not_count_as_waiting() -> None:
+    pipe = Pipe(limits=Limits(open_backlog=1000))
+    for _ in range(100):
+        pipe.server.reset(pipe.server.open(bytes(900), True), Code.CANCEL)
+    assert pipe.open("still possible")
+
+
 def test_a_late_answer_to_a_reset_stream_is_ignored() -> None:
     pipe = Pipe()
     opened, refused = pipe.open("a"), pipe.open("b")
@@ -255,14 +262,17 @@ def test_a_reset_ends_a_stream_in_every_state(half: str, by: str) -> None:
         (raw(frames.OPEN, 1, b"x"), Code.PROTOCOL),  # an id twice
         (raw(frames.OPENED, 1, b"x"), Code.PROTOCOL),
         (frames.pack_reason(frames.REFUSED, 1, 0, ""), Code.PROTOCOL),
-        (raw(frames.DATA, 3, b"x"), Code.PROTOCOL),  # never opened
+        (raw(frames.DATA, 5, b"x"), Code.PROTOCOL),  # never opened
+        (raw(frames.DATA, 2, b"x"), Code.PROTOCOL),  # an id that the agent would open
         (raw(frames.DATA, 1, b"x"), Code.PROTOCOL),  # after FIN
         (raw(frames.END, 1), Code.PROTOCOL),
-        (raw(frames.END, 3), Code.PROTOCOL),
+        (raw(frames.END, 5), Code.PROTOCOL),
         (raw(frames.END, 1, b"x"), Code.PROTOCOL),
-        (frames.pack_reason(frames.RESET, 3, 0, ""), Code.PROTOCOL),
+        (frames.pack_reason(frames.RESET, 5, 0, ""), Code.PROTOCOL),
+        (frames.pack_reason(frames.RESET, 2, 0, ""), Code.PROTOCOL),
         (raw(frames.RESET, 1, b"\x00"), Code.PROTOCOL),
-        (frames.pack_window(3, 1), Code.PROTOCOL),
+        (frames.pack_window(5, 1), Code.PROTOCOL),
+        (frames.pack_window(2, 1), Code.PROTOCOL),
         (frames.pack_window(1, 2**31 - 1), Code.FLOW_CONTROL),
         (raw(frames.PING, 0, b"short"), Code.PROTOCOL),
         (raw(frames.PONG, 0, b"short"), Code.PROTOCOL),
@@ -274,7 +284,8 @@ def test_a_reset_ends_a_stream_in_every_state(half: str, by: str) -> None:
 )
 def test_the_agent_closes_on_what_a_server_must_not_send(frame: bytes, code: Code) -> None:
     pipe = Pipe()
-    pipe.opened("s")
+    pipe.opened("one")
+    pipe.opened("three")
     refused_by(pipe.agent, frame, code)
 
 

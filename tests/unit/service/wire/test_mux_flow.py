@@ -58,6 +58,15 @@ def test_what_was_consumed_is_granted_again_when_half_the_window_is() -> None:
     assert received(pipe.to_server()) == WINDOW // 2
 
 
+def test_nothing_is_granted_to_a_sender_that_has_ended() -> None:
+    pipe = Pipe(server={"window": WINDOW}, limits=Limits())
+    stream_id = pipe.opened(fin=False)
+    pipe.agent.send_data(stream_id, bytes(WINDOW), True)
+    pipe.to_server()
+    assert not pipe.server.consume(stream_id, WINDOW, pipe.now)
+    assert not pipe.server.has_output
+
+
 def test_a_body_of_any_size_arrives_whole_through_a_small_window() -> None:
     pipe = Pipe(server={"window": frames.MIN_WINDOW})
     stream_id = pipe.opened()
@@ -168,6 +177,14 @@ def test_a_writer_is_told_to_stop_and_to_go_on() -> None:
     assert pipe.agent.take_writable() == []
     pipe.to_server()
     assert pipe.agent.take_writable() == ["s"]
+    assert pipe.agent.take_writable() == []
+
+
+def test_a_writer_that_has_ended_is_not_told_to_go_on() -> None:
+    pipe = Pipe(limits=Limits(send_buffer=1000))
+    stream_id = pipe.opened(fin=False)
+    assert not pipe.agent.send_data(stream_id, bytes(2000), True)
+    pipe.to_server()
     assert pipe.agent.take_writable() == []
 
 

@@ -184,9 +184,7 @@ class Mux:
         if stream is None:
             return
         if stream.head:
-            self._out.cancel_open(stream)
-            self._remove(stream)
-            stream.drop()
+            self._forget(stream)
         else:
             self._give_up(stream, frames.pack_reason(frames.RESET, stream_id, code, message))
 
@@ -347,8 +345,7 @@ class Mux:
         stream = self._unanswered(stream_id, "REFUSED")
         if stream is None:
             return None
-        self._remove(stream)
-        stream.drop()
+        self._forget(stream)
         return StreamRefused(stream.tag, code, message)
 
     def _on_end(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
@@ -361,8 +358,7 @@ class Mux:
         stream = self._find(stream_id)
         if stream is None:
             return None
-        self._remove(stream)
-        stream.drop()
+        self._forget(stream)
         return StreamReset(stream.tag, code, message)
 
     def _on_message(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
@@ -375,10 +371,7 @@ class Mux:
         event = GoAwayReceived(last, code, message)
         if self.side == "server":
             for stream in [s for s in self._streams.values() if s.id > last and not s.answered]:
-                if stream.head:
-                    self._out.cancel_open(stream)
-                self._remove(stream)
-                stream.drop()
+                self._forget(stream)
                 event.refused.append(stream.tag)
         return event
 
@@ -436,10 +429,15 @@ class Mux:
         if self._streams.pop(stream.id, None) is not None:
             self._grants.release(stream)
 
-    def _give_up(self, stream: StreamState, frame: bytes) -> None:
-        self._remember_reset(stream.id, stream.left if stream.recv_open else 0)
+    def _forget(self, stream: StreamState) -> None:
+        """The stream is over at once: what it has queued never leaves, its OPEN included."""
+        self._out.cancel_open(stream)
         self._remove(stream)
         stream.drop()
+
+    def _give_up(self, stream: StreamState, frame: bytes) -> None:
+        self._remember_reset(stream.id, stream.left if stream.recv_open else 0)
+        self._forget(stream)
         self._out.control(frame)
 
     def _remember_reset(self, stream_id: int, left: int) -> None:
