@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import aiofastnet
 from picows import (
     WSAutoPingStrategy,
     WSCloseCode,
@@ -286,7 +285,7 @@ class ServerCarrier:
 
         `raw` is the request head as it came, whole, and what followed it. The caller has authenticated the agent and
         must not touch the transport afterwards. Returns False, with the session closed and an HTTP error sent, when
-        the request is not an upgrade to our subprotocol. Works on uvloop, asyncio and aiofastnet transports.
+        the request is not an upgrade to our subprotocol. Works on the transports of uvloop and asyncio.
         """
         _tune(transport)
         connection = _Connection(session)
@@ -376,8 +375,9 @@ async def connect_client(
 async def _dial(
     secure: bool, host: str, port: int | None, ssl_context: ssl.SSLContext | None, server_hostname: str | None
 ) -> asyncio.Transport:
-    transport, _ = await aiofastnet.create_connection(
-        asyncio.get_running_loop(),
+    # The loop's own TLS. aiofastnet's is faster and keeps the peer's certificate in a temporary file on the way: where
+    # the root file system is read-only, its handshake never ends.
+    transport, _ = await asyncio.get_running_loop().create_connection(
         asyncio.Protocol,
         host,
         port or (443 if secure else 80),
