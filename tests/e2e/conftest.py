@@ -48,6 +48,8 @@ def road(server: Server, cluster_with_nodes: ControlPlane, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("road")
     kubectl = cluster_with_nodes.bin / "kubectl"
     direct = Kubectl(kubectl, Path(cluster_with_nodes.kubeconfig))
+    for node in cluster_with_nodes.nodes:
+        node.load(images.ensure_agent_image())
     server.mooring("cluster", "create", CLUSTER, "--label", "tier=test")
     manifest = server.mooring(
         "cluster", "manifest", CLUSTER, "--image", images.AGENT, "--image-pull-policy", "Never"
