@@ -430,7 +430,7 @@ def test_the_command_line_starts_once_and_removes(tmp_path: Path) -> None:
         argv = [sys.executable, "-m", "testbed", *words]
         return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=140, check=False)
 
-    name, folder = f"cli-{os.getpid()}", tmp_path / "bed"
+    name, folder = "cli-check", tmp_path / "bed"
     place = ["--name", name, "--dir", str(folder)]
     try:
         first = testbed("up", *place)
