@@ -7,6 +7,7 @@ import asyncio
 import http.client
 import json
 import ssl
+from typing import cast
 
 import pytest
 from mooring.wire.frames import Code
@@ -114,6 +115,48 @@ async def test_body_is_streamed_with_back_pressure(edge: Edge) -> None:
     assert b"".join(entry[1] for entry in stream.log if entry[0] == "write") == b"x" * 300_000  # type: ignore[misc]
     stream.answer(201, fin=True)
     assert b" 201 " in await peer.until(b"\r\n\r\n")
+
+
+async def test_client_that_leaves_is_noticed_also_while_nobody_reads_it(make_edge: MakeEdge) -> None:
+    edge = await make_edge(body_timeout=600)
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS, "bob", "Content-Length: 100000000", method="POST"))
+    await edge.stream()
+    edge.world.stream.full = True
+    peer.writer.write(b"x" * 300_000)  # more would close the window, and the news of the end could not come
+    await until(lambda: len(edge.world.stream.log) > 0)
+    await until(lambda: cast(asyncio.Transport, peer.writer.transport).get_write_buffer_size() == 0)
+    peer.abort()
+    await until(lambda: edge.world.stream.closed)
+    assert edge.world.audit.records[-1].outcome == "client gone"
+
+
+@pytest.mark.parametrize("ending", ["close", "upgrade"])
+async def test_slow_client_gets_the_last_byte_of_a_connection_that_is_closed(make_edge: MakeEdge, ending: str) -> None:
+    edge = await make_edge(linger_timeout=0.05, write_high=64 * 1024)
+    peer = await edge.connect()
+    upgrade = ending == "upgrade"
+    await peer.send(
+        edge.get(EXEC, "bob", *(["Connection: Upgrade", "Upgrade: websocket"] if upgrade else ["Connection: close"]))
+    )
+    await edge.stream()
+    stream = edge.world.stream
+    if upgrade:
+        stream.answer(101, [("Upgrade", "websocket")])
+    else:
+        stream.answer(200, [("Content-Length", str(200 * 32_768))])
+    await peer.until(b"\r\n\r\n")
+    peer.stop_reading()
+    for _ in range(200):
+        stream.data(b"z" * 32_768)
+        await asyncio.sleep(0)
+    stream.done()
+    (connection,) = edge.listener._connections
+    sweeps = edge.listener.now
+    await until(lambda: edge.listener.now > sweeps + 0.2)
+    assert connection in edge.listener._connections
+    peer.read_on()
+    assert len(await peer.rest(20)) == 200 * 32_768
 
 
 async def test_slow_client_takes_no_more_credit(make_edge: MakeEdge) -> None:

@@ -441,9 +441,9 @@ class Connection(asyncio.Protocol):
                 self._transport.write(data)
 
     def _close(self) -> None:
-        """Close when everything has been sent."""
+        """Close when everything has been sent, and the client has had its time to take it."""
         self._phase = "closing"
-        self._deadline = self._loop.time() + self._settings.linger_timeout
+        self._deadline = self._loop.time() + self._settings.close_timeout
         self._flush()
         if self._transport is not None:
             self._transport.close()

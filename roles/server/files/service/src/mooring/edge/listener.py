@@ -70,7 +70,8 @@ class Listener:
             port,
             ssl=context,
             ssl_handshake_timeout=self.settings.handshake_timeout,
-            ssl_shutdown_timeout=self.settings.linger_timeout,
+            # Until then a slow client may take what was written; afterwards the connection is reset under it.
+            ssl_shutdown_timeout=self.settings.close_timeout,
             backlog=1024,
         )
         self._timer = loop.call_later(self.settings.sweep_interval, self._sweep)

@@ -32,6 +32,8 @@ class EdgeSettings:
     """For reading the rest of a request that was answered early, so that the answer is not lost in a reset."""
     linger_max: int = 32 * 1024 * 1024
     """Bytes of such a rest."""
+    close_timeout: float = 60.0
+    """For a client to take what it was sent last, once the connection is closed from here."""
     write_high: int = 256 * 1024
     """Bytes waiting for a client at which its exchange stops taking more from upstream."""
     sweep_interval: float = 0.5
