@@ -12,18 +12,20 @@ version_added: 0.1.0
 author:
   - The Mooring developers (@mooring)
 description:
-  - Reads the clusters that the user may enter from a Mooring server. Each is a host, named after the cluster, on which tasks run on the
-    controller and talk to the cluster's Kubernetes API through the server.
+  - Reads the clusters that the user may enter from a Mooring server. Each is a host, named after the cluster, on
+    which tasks run on the controller and talk to the cluster's Kubernetes API through the server.
   - The file that configures it must end in C(mooring.yml) or C(mooring.yaml).
-  - 'Each host has the variables C(mooring_id), C(mooring_name), C(mooring_description), C(mooring_state), C(mooring_state_reason),
-    C(mooring_labels), C(mooring_kubernetes_version), C(mooring_node_count) and C(mooring_proxy_url).'
-  - C(mooring_k8s_environment) is what P(kubernetes.core.k8s#module) and the other modules of that collection read from the environment,
-    so that a play needs no more than C(environment) set to it. The same values are in C(mooring_k8s_host), C(mooring_k8s_api_key),
-    C(mooring_k8s_ca_cert) and C(mooring_k8s_validate_certs), for C(module_defaults) with C(group/kubernetes.core.k8s).
+  - 'Each host has the variables C(mooring_id), C(mooring_name), C(mooring_description), C(mooring_state),
+    C(mooring_state_reason), C(mooring_labels), C(mooring_kubernetes_version), C(mooring_node_count) and
+    C(mooring_proxy_url).'
+  - C(mooring_k8s_environment) is what P(kubernetes.core.k8s#module) and the other modules of that collection read
+    from the environment, so that a play needs no more than C(environment) set to it. The same values are in
+    C(mooring_k8s_host), C(mooring_k8s_api_key), C(mooring_k8s_ca_cert) and C(mooring_k8s_validate_certs), for
+    C(module_defaults) with C(group/kubernetes.core.k8s).
   - The connection plugin P(kubernetes.core.kubectl#connection) finds C(ansible_kubectl_host), C(ansible_kubectl_token),
     C(ansible_kubectl_ssl_ca_cert) and C(ansible_kubectl_verify_ssl).
-  - The token does not become a part of the inventory. The variables hold an expression that reads E(MOORING_TOKEN) when it is used, or
-    O(token_expression).
+  - The token does not become a part of the inventory. The variables hold an expression that reads E(MOORING_TOKEN)
+    when it is used, or O(token_expression).
 extends_documentation_fragment:
   - ansible.builtin.constructed
   - ansible.builtin.inventory_cache
@@ -150,7 +152,17 @@ except ImportError:  # ansible-core before 2.19 takes every string for a templat
 
 
 SUFFIXES = ("mooring.yml", "mooring.yaml")
-FACTS = ("id", "name", "description", "state", "state_reason", "labels", "kubernetes_version", "node_count", "proxy_url")
+FACTS = (
+    "id",
+    "name",
+    "description",
+    "state",
+    "state_reason",
+    "labels",
+    "kubernetes_version",
+    "node_count",
+    "proxy_url",
+)
 CONNECTION = ("url", "token", "login_username", "login_password", "ca_file", "validate_certs", "timeout")
 
 
@@ -170,7 +182,9 @@ def variables(cluster, ca_file, validate_certs, token):
         mooring_k8s_host=host,
         mooring_k8s_api_key=token,
         mooring_k8s_validate_certs=validate_certs,
-        mooring_k8s_environment=dict(K8S_AUTH_HOST=host, K8S_AUTH_API_KEY=token, K8S_AUTH_VERIFY_SSL=str(validate_certs).lower()),
+        mooring_k8s_environment=dict(
+            K8S_AUTH_HOST=host, K8S_AUTH_API_KEY=token, K8S_AUTH_VERIFY_SSL=str(validate_certs).lower()
+        ),
         ansible_kubectl_host=host,
         ansible_kubectl_token=token,
         ansible_kubectl_verify_ssl=validate_certs,
@@ -219,7 +233,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             client = Client(options)
             found = client.list("/clusters")
         except MooringError as e:
-            raise AnsibleParserError("mooring.fleet.clusters: %s" % e)
+            raise AnsibleParserError("mooring.fleet.clusters: %s" % e) from e
         finally:
             if client:
                 client.logout()

@@ -47,5 +47,5 @@ def make_module(*parts, **rules):
         argument_spec=build(*parts),
         supports_check_mode=True,
         required_together=[("login_username", "login_password")] + rules.pop("required_together", []),
-        **rules
+        **rules,
     )

@@ -81,7 +81,7 @@ def tls_context(scheme, ca_file, verify):
     try:
         return ssl.create_default_context(cafile=ca_file or None)
     except (OSError, ValueError) as e:
-        raise MooringError("ca_file %s cannot be used: %s" % (ca_file, to_native(e)))
+        raise MooringError("ca_file %s cannot be used: %s" % (ca_file, to_native(e))) from e
 
 
 class Client:
@@ -112,7 +112,12 @@ class Client:
                     "No credential: set token (or MOORING_TOKEN), or login_username and login_password"
                     " (or MOORING_USERNAME and MOORING_PASSWORD)."
                 )
-            body = {"username": self._user, "password": self._password, "ttl_seconds": LOGIN_TTL, "description": "ansible"}
+            body = {
+                "username": self._user,
+                "password": self._password,
+                "ttl_seconds": LOGIN_TTL,
+                "description": "ansible",
+            }
             self._token = self.send("POST", "/login", body, anonymous=True)["token"]
             self._session = True
         return "Bearer %s" % self._token
@@ -185,8 +190,10 @@ class Client:
         except (URLError, OSError, ValueError) as e:
             reason = to_native(getattr(e, "reason", None) or e)
             if "CERTIFICATE_VERIFY_FAILED" in reason:
-                reason += ". Set ca_file (or MOORING_CA_FILE) to the server's CA, and use the name that its certificate holds"
-            raise MooringError("%s %s failed, no answer from %s: %s" % (method, path, self.base, reason))
+                reason += (
+                    ". Set ca_file (or MOORING_CA_FILE) to the server's CA, and use the name that its certificate holds"
+                )
+            raise MooringError("%s %s failed, no answer from %s: %s" % (method, path, self.base, reason)) from e
 
     @staticmethod
     def _decode(answer):

@@ -4,8 +4,8 @@
 """How a module brings one object of the REST API to the wished state.
 
 One flow for all: read, compare, create or patch or delete with the ETag that was read, and report what changed with a
-diff. Check mode stops before the write and reports what the write would have done. What is special to one kind of object
-stays in its module.
+diff. Check mode stops before the write and reports what the write would have done. What is special to one kind of
+object stays in its module.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ version_added: 0.1.0
 author:
   - The Mooring developers (@mooring)
 description:
-  - Makes, changes and removes the object of one downstream cluster, gives the manifest or the join token that its agent needs,
-    and waits until the agent is connected.
+  - Makes, changes and removes the object of one downstream cluster, gives the manifest or the join token that its
+    agent needs, and waits until the agent is connected.
   - It does not touch the downstream cluster itself. The role P(mooring.fleet.cluster_agent#role) does.
 options:
   name:
@@ -48,16 +48,17 @@ options:
   manifest:
     description:
       - When to return the manifest with which the agent is installed.
-      - V(unregistered) returns it for as long as no agent has registered, V(always) also afterwards, for an upgrade of the agent.
-      - While no agent has registered, a manifest holds a new one-time join token, so the task reports a change. Later it holds
-        none, unless O(rekey) is set.
+      - V(unregistered) returns it for as long as no agent has registered, V(always) also afterwards, for an upgrade
+        of the agent.
+      - While no agent has registered, a manifest holds a new one-time join token, so the task reports a change. Later
+        it holds none, unless O(rekey) is set.
     type: str
     choices: [never, unregistered, always]
     default: never
   rekey:
     description:
-      - Put a join token into the manifest although an agent has registered, so that an agent whose key is lost can register
-        with a new one.
+      - Put a join token into the manifest although an agent has registered, so that an agent whose key is lost can
+        register with a new one.
     type: bool
     default: false
   join_ttl:
@@ -67,8 +68,8 @@ options:
     default: 3600
   workload:
     description:
-      - What runs the agent. V(deployment) is a Deployment in the cluster. With V(none) the manifest holds only the namespace, the
-        service accounts and the rights, for an agent that runs elsewhere with a kubeconfig.
+      - What runs the agent. V(deployment) is a Deployment in the cluster. With V(none) the manifest holds only the
+        namespace, the service accounts and the rights, for an agent that runs elsewhere with a kubeconfig.
     type: str
     choices: [deployment, none]
     default: deployment
@@ -132,7 +133,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 cluster:
-  description: The cluster as the server knows it. In check mode a cluster that is yet to be made has only the wished fields.
+  description: The cluster as the server knows it. In check mode a cluster that is yet to be made has only the wished
+    fields.
   returned: when O(state=present)
   type: dict
   contains:
@@ -207,7 +209,11 @@ def connect(client, params):
         lambda: client.get(path)[0], lambda c: c is not None and c.get("state") == "connected", params["wait_timeout"]
     )
     if not connected:
-        state = "gone" if cluster is None else "%s (%s)" % (cluster.get("state"), cluster.get("state_reason") or "no reason given")
+        state = (
+            "gone"
+            if cluster is None
+            else "%s (%s)" % (cluster.get("state"), cluster.get("state_reason") or "no reason given")
+        )
         raise MooringError(
             "The agent of cluster %s did not connect within %d s, the cluster is %s. Look at the agent's log:"
             " kubectl -n mooring-system logs deployment/mooring-agent" % (params["name"], params["wait_timeout"], state)

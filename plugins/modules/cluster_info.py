@@ -89,7 +89,9 @@ def work(module, client):
         cluster = client.get("/clusters/%s" % ref(params["name"]))[0]
         found = [cluster] if cluster else []
     else:
-        found = client.list("/clusters", dict(state=state, label=["%s=%s" % item for item in sorted(labels.items())] or None))
+        found = client.list(
+            "/clusters", dict(state=state, label=["%s=%s" % item for item in sorted(labels.items())] or None)
+        )
     found = [cluster for cluster in found if matches(cluster, state, labels)]
     return dict(changed=False, clusters=sorted(found, key=lambda c: c["name"]))
 

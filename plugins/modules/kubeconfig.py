@@ -15,8 +15,10 @@ version_added: 0.1.0
 author:
   - The Mooring developers (@mooring)
 description:
-  - Writes one file with a context for each cluster that the user may enter, for use with C(kubectl), C(helm) and P(kubernetes.core.k8s#module).
-  - The file belongs to this module. Nothing is merged into a file that is there; point E(KUBECONFIG) at several files instead.
+  - Writes one file with a context for each cluster that the user may enter, for use with C(kubectl), C(helm) and
+    P(kubernetes.core.k8s#module).
+  - The file belongs to this module. Nothing is merged into a file that is there; point E(KUBECONFIG) at several files
+    instead.
   - The file is written atomically and readable by its owner only.
 options:
   dest:
@@ -27,8 +29,8 @@ options:
   mode:
     description:
       - With V(token), the file holds a token for each cluster, which is good for that cluster only and expires.
-      - With V(exec), it holds none and runs C(mooring credential), which renews by itself, so that program must be installed where the
-        file is used.
+      - With V(exec), it holds none and runs C(mooring credential), which renews by itself, so that program must be
+        installed where the file is used.
     type: str
     choices: [token, exec]
     default: token
@@ -52,8 +54,8 @@ options:
     default: 3600
   state:
     description:
-      - With V(absent), the file is removed and the tokens in it are revoked. A file that this module did not write is left alone
-        and the task fails.
+      - With V(absent), the file is removed and the tokens in it are revoked. A file that this module did not write is
+        left alone and the task fails.
     type: str
     choices: [present, absent]
     default: present
@@ -137,7 +139,7 @@ def parse(text):
     if not newline or not first.startswith(MARK):
         return None, text
     try:
-        facts = json.loads(first[len(MARK):])
+        facts = json.loads(first[len(MARK) :])
     except ValueError:
         return None, text
     if not isinstance(facts, dict) or facts.pop("sha256", None) != digest(body):
@@ -153,7 +155,7 @@ def read(path):
     except FileNotFoundError:
         return None
     except OSError as e:
-        raise MooringError("dest %s cannot be read: %s" % (path, e.strerror))
+        raise MooringError("dest %s cannot be read: %s" % (path, e.strerror)) from e
 
 
 def write(module, path, text):
@@ -216,7 +218,9 @@ def private(path):
 
 def absent(module, client, dest):
     text = read(dest)
-    result = dict(changed=text is not None, dest=dest, diff=dict(before=dict(exists=text is not None), after=dict(exists=False)))
+    result = dict(
+        changed=text is not None, dest=dest, diff=dict(before=dict(exists=text is not None), after=dict(exists=False))
+    )
     if text is None:
         return result
     body = parse(text)[1]

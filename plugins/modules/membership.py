@@ -108,7 +108,9 @@ def work(module, client):
     params = module.params
     wished = dict((k, params[k]) for k in ("cluster", "user", "group") if params[k] is not None)
     found = find(client, wished)
-    result = dict(changed=False, diff=dict(before=wished if found else {}, after=wished if params["state"] == "present" else {}))
+    result = dict(
+        changed=False, diff=dict(before=wished if found else {}, after=wished if params["state"] == "present" else {})
+    )
     if params["state"] == "absent":
         if found:
             result["changed"] = True

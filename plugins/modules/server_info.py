@@ -15,7 +15,8 @@ version_added: 0.1.0
 author:
   - The Mooring developers (@mooring)
 description:
-  - Returns the version and settings of the server that others need, and the user and groups of the credential that is used.
+  - Returns the version and settings of the server that others need, and the user and groups of the credential that is
+    used.
 extends_documentation_fragment:
   - mooring.fleet.connection
   - mooring.fleet.attributes

@@ -16,7 +16,8 @@ author:
   - The Mooring developers (@mooring)
 description:
   - Makes a token with a description, or revokes it.
-  - A valid token of the same user with the same description is kept. Its secret cannot be read again, the server does not have it.
+  - A valid token of the same user with the same description is kept. Its secret cannot be read again, the server does
+    not have it.
 options:
   description:
     description:
@@ -25,7 +26,8 @@ options:
     required: true
   user:
     description:
-      - Name of the user that the token is for. Without it, the user who asks. Only administrators make tokens for others.
+      - Name of the user that the token is for. Without it, the user who asks. Only administrators make tokens for
+        others.
     type: str
   cluster:
     description:
@@ -117,7 +119,11 @@ def work(module, client):
         if token.get("user") == user and token.get("description") == params["description"] and valid(token)
     ]
     keep = [token for token in named if params["state"] == "present" and token.get("cluster") == params["cluster"]][:1]
-    drop = named if params["state"] == "absent" else [token for token in named if token.get("cluster") != params["cluster"]]
+    drop = (
+        named
+        if params["state"] == "absent"
+        else [token for token in named if token.get("cluster") != params["cluster"]]
+    )
     wished = dict(user=user, description=params["description"], cluster=params["cluster"])
     result = dict(
         changed=bool(drop) or (params["state"] == "present" and not keep),

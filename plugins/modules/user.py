@@ -106,7 +106,7 @@ def work(module, client):
         return resource.absent()
     wished = dict((k, params[k]) for k in ("display_name", "enabled", "groups") if params[k] is not None)
     password = dict(password=params["password"]) if params["password"] else {}
-    always = password if params["update_password"] == "always" else {}
+    always = password if params["update_password"] == "always" else {}  # noqa: S105
     user, result = resource.present(wished, dict(name=params["name"]), on_create=password, always=always)
     return dict(result, user=user)
 

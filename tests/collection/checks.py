@@ -25,8 +25,8 @@ FLEET = COLLECTIONS / "ansible_collections" / "mooring" / "fleet"
 BUILD = ROOT / "build"
 BIN = Path(sys.executable).parent
 
-# ansible-test makes an environment of its own for each kind of check and loads pip's bootstrap script from a server that
-# is not a package index. Python brings pip along: this stands in for that script.
+# ansible-test makes an environment of its own for each kind of check and loads pip's bootstrap script from a server
+# that is not a package index. Python brings pip along: this stands in for that script.
 GET_PIP = '''\
 """Stands in for get-pip.py: the pip that comes with Python installs what was asked for from the package index."""
 import subprocess
@@ -77,7 +77,7 @@ def export() -> None:
     """Bring the copy up to date. Unchanged files keep their times; ansible-test's own output stays."""
     FLEET.mkdir(parents=True, exist_ok=True)
     if not (FLEET / ".git").exists():
-        # ansible-test asks git which files there are: without a repository of its own the copy is an ignored folder of ours
+        # ansible-test asks git which files there are: without a repository of its own the copy is an ignored folder
         subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], cwd=FLEET, check=True)
     wanted = exported()
     keep = {FLEET / name for name in wanted}
@@ -146,10 +146,18 @@ def build(arguments: list[str]) -> Path:
     [tarball] = BUILD.glob("mooring-fleet-*.tar.gz")
     names = subprocess.run(["tar", "-tzf", tarball], capture_output=True, text=True, check=True).stdout.splitlines()
     service = "roles/server/files/service/"
-    for needed in (service + "pyproject.toml", service + "src/mooring/app.py", service + "LICENSE", "LICENSE", "README.md"):
+    for needed in (
+        service + "pyproject.toml",
+        service + "src/mooring/app.py",
+        service + "LICENSE",
+        "LICENSE",
+        "README.md",
+    ):
         if needed not in names:
             sys.exit(f"{tarball.name} lacks {needed}")
-    strange = [n for n in names if n.split("/")[0] in {".venv", ".cache", ".demo", "build", "tests"} or "__pycache__" in n]
+    strange = [
+        n for n in names if n.split("/")[0] in {".venv", ".cache", ".demo", "build", "tests"} or "__pycache__" in n
+    ]
     if strange:
         sys.exit(f"{tarball.name} holds what only development needs: {strange[:5]}")
     print(f"{tarball.relative_to(ROOT)}: {len(names)} files, {tarball.stat().st_size >> 10} KiB")
@@ -174,7 +182,7 @@ def importer(arguments: list[str]) -> None:
 
 
 def molecule(arguments: list[str]) -> None:
-    """The scenario `default` on test-bed machines, by ssh. Works in the copy, as users' collections stand in a folder too."""
+    """The scenario `default` on test-bed machines, by ssh."""
     run(
         [BIN / "molecule", *(arguments or ["test", "--scenario-name", "default"])],
         cwd=FLEET / "extensions",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The collection as users get it: installed from its tarball, run by ansible-runner, against a real server and cluster."""
+"""The collection as users get it: installed from its tarball, run by ansible-runner, against a real cluster."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs modules as Ansible does, with their arguments as JSON and their result from standard output, against the fake API."""
+"""Runs modules as Ansible does: arguments as JSON, the result from standard output, against the fake API."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _importable() -> None:
 _importable()
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_api import Failed, FakeApi  # noqa: E402
+from fake_api import Failed, FakeApi
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def run_module(api, capsys):
 
     def call(module_name, /, *, check=False, **arguments):
         module = importlib.import_module("ansible_collections.mooring.fleet.plugins.modules." + module_name)
-        arguments = dict(dict(url=api.url, token=api.token), **arguments)
+        arguments = dict({"url": api.url, "token": api.token}, **arguments)
         arguments = {name: value for name, value in arguments.items() if value is not None}  # omitted
         with patch_module_args(dict(arguments, _ansible_check_mode=check, _ansible_diff=True)):
             capsys.readouterr()

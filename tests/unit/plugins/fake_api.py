@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A small stand-in for the REST API of the server, in this process, over real HTTP.
 
-It keeps objects in dictionaries and answers with the shapes of docs/api/openapi.json (test_contract.py compares them). It
-counts the requests, so that a test can say what a module must not send.
+It keeps objects in dictionaries and answers with the shapes of docs/api/openapi.json. It writes the requests down, so
+that a test can say what a module must not send.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 FIELDS = {
-    "clusters": dict(description="", labels={}, state="pending", state_reason="no agent has registered yet", cluster_uid=None),
-    "users": dict(display_name="", enabled=True, groups=[]),
-    "groups": dict(description="", members=[]),
-    "memberships": dict(user=None, group=None),
+    "clusters": {
+        "description": "",
+        "labels": {},
+        "state": "pending",
+        "state_reason": "no agent has registered yet",
+        "cluster_uid": None,
+    },
+    "users": {"display_name": "", "enabled": True, "groups": []},
+    "groups": {"description": "", "members": []},
+    "memberships": {"user": None, "group": None},
 }
 
 
@@ -32,11 +38,18 @@ class Problem(Exception):
     def __init__(self, status, detail, errors=(), hint=""):
         super().__init__(detail)
         self.status = status
-        self.body = dict(status=status, title="no", detail=detail, code="x", hint=hint, errors=list(errors))
+        self.body = {
+            "status": status,
+            "title": "no",
+            "detail": detail,
+            "code": "x",
+            "hint": hint,
+            "errors": list(errors),
+        }
 
 
 class FakeApi:
-    """One server on a free loopback port. `objects[kind]` holds what it knows, `log` the (method, path) that it was sent."""
+    """One server on a free loopback port. `objects[kind]` is what it knows, `log` the (method, path) of requests."""
 
     def __init__(self):
         self._numbers = itertools.count(1)
@@ -64,7 +77,7 @@ class FakeApi:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = "http://127.0.0.1:%d" % self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, kwargs=dict(poll_interval=0.02), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def close(self):
         self._server.shutdown()
@@ -84,10 +97,10 @@ class FakeApi:
 
     def issue(self, user, description, cluster, ttl):
         token_id = self.new_id("t")
-        token = dict(
-            id=token_id, user=user, description=description, cluster=cluster, created_at=later(0),
-            expires_at=later(ttl), last_used_at=None, revoked_at=None,
-        )  # fmt: skip
+        token = {
+            "id": token_id, "user": user, "description": description, "cluster": cluster, "created_at": later(0),
+            "expires_at": later(ttl), "last_used_at": None, "revoked_at": None,
+        }  # fmt: skip
         self.objects["tokens"][token_id] = token
         return dict(token, token="mrg_%s_%s" % (token_id, "s" * 52))
 
@@ -106,11 +119,15 @@ class FakeApi:
         length = int(handler.headers.get("Content-Length") or 0)
         body = json.loads(handler.rfile.read(length)) if length else {}
         parts = urlsplit(handler.path)
-        self.log.append((handler.command, parts.path[len("/api/v1"):]))
+        self.log.append((handler.command, parts.path[len("/api/v1") :]))
         kind, headers = "application/json", {}
         try:
             status, result, headers = self.route(
-                handler.command, [unquote(p) for p in parts.path.split("/")[3:]], dict(parse_qsl(parts.query)), body, handler.headers
+                handler.command,
+                [unquote(p) for p in parts.path.split("/")[3:]],
+                dict(parse_qsl(parts.query)),
+                body,
+                handler.headers,
             )
         except Problem as problem:
             status, result, kind = problem.status, problem.body, "application/problem+json"
@@ -143,9 +160,9 @@ class FakeApi:
             caller["revoked_at"] = later(0)
             return 204, None, {}
         if path == ["whoami"]:
-            return 200, dict(user=caller["user"], groups=["admins"], admin=True, token=dict(id=caller["id"])), {}
+            return 200, {"user": caller["user"], "groups": ["admins"], "admin": True, "token": {"id": caller["id"]}}, {}
         if path == ["server"]:
-            return 200, dict(version="0.1.0", url=self.url, ca_pem="PEM", identity_prefix="mooring:"), {}
+            return 200, {"version": "0.1.0", "url": self.url, "ca_pem": "PEM", "identity_prefix": "mooring:"}, {}
         if path == ["kubeconfig"]:
             return 200, self.kubeconfig(caller, body), {}
         if path[0] == "tokens":
@@ -157,14 +174,14 @@ class FakeApi:
             return 200, "# %s\n%s" % (cluster["name"], secret), {}
         if path[2:] == ["join-tokens"]:
             token_id = self.new_id("j")
-            return 201, dict(id=token_id, join_token="mrj_%s_%s" % (token_id, "s" * 52), expires_at=later(60)), {}
+            return 201, {"id": token_id, "join_token": "mrj_%s_%s" % (token_id, "s" * 52), "expires_at": later(60)}, {}
         return self.plain(method, path, query, body, headers)
 
     def paged(self, items, query):
         start = int(base64.b64decode(query["cursor"])) if "cursor" in query else 0
         size = min(int(query.get("limit", 100)), self.page)
         following = base64.b64encode(str(start + size).encode()).decode() if start + size < len(items) else None
-        return dict(items=items[start : start + size], next=following, total=len(items))
+        return {"items": items[start : start + size], "next": following, "total": len(items)}
 
     def plain(self, method, path, query, body, headers):
         kind = path[0]
@@ -178,7 +195,7 @@ class FakeApi:
             return 200, self.paged(found, query), {}
         if len(path) == 1:
             if body.get("name", "").startswith("system:"):
-                error = dict(field="name", message="must not begin with 'system:'")
+                error = {"field": "name", "message": "must not begin with 'system:'"}
                 raise Problem(422, "name: must not begin with 'system:'", [error])
             item = dict(FIELDS[kind], **body, id=self.new_id(kind[0]), version=1)
             item.pop("password", None)
@@ -210,7 +227,9 @@ class FakeApi:
         if method == "DELETE":
             self.find("tokens", path[1])["revoked_at"] = later(0)
             return 204, None, {}
-        made = self.issue(body.get("user", caller["user"]), body["description"], body.get("cluster"), body.get("ttl_seconds", 3600))
+        made = self.issue(
+            body.get("user", caller["user"]), body["description"], body.get("cluster"), body.get("ttl_seconds", 3600)
+        )
         return 201, made, {}
 
     def kubeconfig(self, caller, body):
@@ -220,8 +239,13 @@ class FakeApi:
             users = ["command: mooring" for _name in names]
         else:
             users = ["token: " + self.issue(caller["user"], "kubeconfig", name, ttl)["token"] for name in names]
-        text = "".join("- name: %s\n  %s\n" % pair for pair in zip(names, users))
-        return dict(kubeconfig=text, contexts=names, current_context=None, expires_at=later(ttl) if body["mode"] == "token" else None)
+        text = "".join("- name: %s\n  %s\n" % pair for pair in zip(names, users, strict=True))
+        return {
+            "kubeconfig": text,
+            "contexts": names,
+            "current_context": None,
+            "expires_at": later(ttl) if body["mode"] == "token" else None,
+        }
 
 
 class Failed(Exception):

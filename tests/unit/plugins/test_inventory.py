@@ -15,9 +15,9 @@ from fake_api import later
 SOURCE = {
     "plugin": "mooring.fleet.clusters",
     "strict": True,
-    "keyed_groups": [dict(key="mooring_state", prefix="state"), dict(key="mooring_labels", prefix="label")],
-    "groups": dict(big="mooring_node_count > 2"),
-    "compose": dict(site="mooring_labels.site | default('unknown')"),
+    "keyed_groups": [{"key": "mooring_state", "prefix": "state"}, {"key": "mooring_labels", "prefix": "label"}],
+    "groups": {"big": "mooring_node_count > 2"},
+    "compose": {"site": "mooring_labels.site | default('unknown')"},
 }
 
 
@@ -28,10 +28,12 @@ def fleet(api):
         ("lyon", "disconnected", 1, {"site": "lyon"}),
         ("nice", "pending", 0, {}),
     ):
-        item = dict(
-            id=api.new_id("c"), name=name, state=state, state_reason="", labels=labels, node_count=nodes, version=1,
-            description="{{ 7 * 6 }}", kubernetes_version="v1.36.3", proxy_url=api.url + "/k8s/clusters/" + name,
-        )  # fmt: skip
+        item = {
+            "id": api.new_id("c"), "name": name, "state": state, "state_reason": "", "labels": labels,
+            "node_count": nodes, "version": 1,
+            "description": "{{ 7 * 6 }}", "kubernetes_version": "v1.36.3",
+            "proxy_url": api.url + "/k8s/clusters/" + name,
+        }  # fmt: skip
         api.objects["clusters"][item["id"]] = item
     return api
 
@@ -48,7 +50,9 @@ def inventory(fleet, tmp_path):
             [program, "-i", source, "--list", "--export", *extra],
             env={
                 **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": next(p for p in sys.path if Path(p, "ansible_collections", "mooring").exists()),
+                "ANSIBLE_COLLECTIONS_PATH": next(
+                    p for p in sys.path if Path(p, "ansible_collections", "mooring").exists()
+                ),
                 "ANSIBLE_HOME": str(tmp_path / "home"),
                 "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
                 "MOORING_URL": fleet.url,
@@ -74,9 +78,12 @@ def plain(value):
 def test_each_cluster_is_a_host_that_kubernetes_core_can_use(fleet, inventory):
     hosts, groups, printed = inventory(ca_file="/etc/mooring/ca.pem")
     assert sorted(hosts) == ["lyon", "nice", "paris"]
-    assert groups["state_connected"] == ["paris"] and groups["label_site_lyon"] == ["lyon"] and groups["big"] == ["paris"]
+    assert groups["state_connected"] == ["paris"]
+    assert groups["label_site_lyon"] == ["lyon"]
+    assert groups["big"] == ["paris"]
     paris = {name: plain(value) for name, value in hosts["paris"].items()}
-    assert paris["ansible_connection"] == "local" and paris["site"] == "paris"
+    assert paris["ansible_connection"] == "local"
+    assert paris["site"] == "paris"
     assert {k: plain(v) for k, v in paris["mooring_k8s_environment"].items()} == {
         "K8S_AUTH_HOST": fleet.url + "/k8s/clusters/paris",
         "K8S_AUTH_API_KEY": "{{ lookup('ansible.builtin.env', 'MOORING_TOKEN') }}",
@@ -100,11 +107,12 @@ def test_only_the_wished_states_and_labels(inventory):
 
 def test_the_cache_saves_requests_and_holds_no_token(fleet, inventory, tmp_path):
     folder = tmp_path / "cache"
-    options = dict(cache=True, cache_plugin="ansible.builtin.jsonfile", cache_connection=str(folder))
+    options = {"cache": True, "cache_plugin": "ansible.builtin.jsonfile", "cache_connection": str(folder)}
     first = inventory(**options)
     asked = len(fleet.log)
     second = inventory(**options)
-    assert len(fleet.log) == asked and second == first
+    assert len(fleet.log) == asked
+    assert second == first
     assert not any(fleet.token in path.read_text() for path in folder.iterdir())
     inventory(extra=["--flush-cache"], **options)
     assert len(fleet.log) > asked

@@ -28,14 +28,20 @@ def tokens(api):
 
 def test_written_once_and_private(api, run_module, dest):
     would = run_module("kubeconfig", check=True, dest=str(dest))
-    assert would["changed"] and not dest.exists() and api.writes() == []
+    assert would["changed"]
+    assert not dest.exists()
+    assert api.writes() == []
     made = run_module("kubeconfig", dest=str(dest))
-    assert made["changed"] and made["contexts"] == ["lyon", "paris"] and made["expires_at"]
+    assert made["changed"]
+    assert made["contexts"] == ["lyon", "paris"]
+    assert made["expires_at"]
     assert dest.stat().st_mode & 0o777 == 0o600
     assert dest.read_text().count("token: mrg_") == 2
     assert [p.name for p in dest.parent.iterdir()] == ["kubeconfig"]
     again = run_module("kubeconfig", dest=str(dest))
-    assert not again["changed"] and len(tokens(api)) == 2 and again["expires_at"] == made["expires_at"]
+    assert not again["changed"]
+    assert len(tokens(api)) == 2
+    assert again["expires_at"] == made["expires_at"]
 
 
 def test_no_token_is_printed(api, run_module, dest):
@@ -49,19 +55,21 @@ def test_no_token_is_printed(api, run_module, dest):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (dict(clusters=["paris"]), "contexts changed"),
-        (dict(mode="exec"), "mode changed"),
-        (dict(current_context="paris"), "current_context changed"),
-        (dict(renew_before=100000), "has less than 100000 seconds left"),
+        ({"clusters": ["paris"]}, "contexts changed"),
+        ({"mode": "exec"}, "mode changed"),
+        ({"current_context": "paris"}, "current_context changed"),
+        ({"renew_before": 100000}, "has less than 100000 seconds left"),
     ],
 )
 def test_written_anew_when_it_does_not_fit(run_module, dest, change, reason):
     run_module("kubeconfig", dest=str(dest))
     would = run_module("kubeconfig", check=True, dest=str(dest), **change)
     before = dest.read_text()
-    assert reason in would["reason"] and would["changed"]
+    assert reason in would["reason"]
+    assert would["changed"]
     result = run_module("kubeconfig", dest=str(dest), **change)
-    assert reason in result["reason"] and dest.read_text() != before
+    assert reason in result["reason"]
+    assert dest.read_text() != before
 
 
 def test_written_anew_when_a_cluster_came(run_module, dest):
@@ -104,21 +112,25 @@ def test_a_file_of_somebody_else_is_left_alone(run_module, dest, state):
 
 
 def test_a_missing_folder_is_named(run_module, tmp_path):
-    with pytest.raises(Failed, match="dest: the folder .*missing does not exist"):
+    with pytest.raises(Failed, match=r"dest: the folder .*missing does not exist"):
         run_module("kubeconfig", dest=str(tmp_path / "missing" / "kubeconfig"))
 
 
 def test_exec_holds_no_secret_and_is_kept(api, run_module, dest):
     assert run_module("kubeconfig", dest=str(dest), mode="exec")["changed"]
-    assert "mrg_" not in dest.read_text() and tokens(api) == []
+    assert "mrg_" not in dest.read_text()
+    assert tokens(api) == []
     again = run_module("kubeconfig", dest=str(dest), mode="exec")
-    assert not again["changed"] and again["expires_at"] == ""
+    assert not again["changed"]
+    assert again["expires_at"] == ""
 
 
 def test_removed_with_its_tokens(api, run_module, dest):
     run_module("kubeconfig", dest=str(dest))
     assert run_module("kubeconfig", check=True, dest=str(dest), state="absent")["changed"]
-    assert dest.exists() and not any(t["revoked_at"] for t in tokens(api))
+    assert dest.exists()
+    assert not any(t["revoked_at"] for t in tokens(api))
     assert run_module("kubeconfig", dest=str(dest), state="absent")["changed"]
-    assert not dest.exists() and all(t["revoked_at"] for t in tokens(api))
+    assert not dest.exists()
+    assert all(t["revoked_at"] for t in tokens(api))
     assert not run_module("kubeconfig", dest=str(dest), state="absent")["changed"]

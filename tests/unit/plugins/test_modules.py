@@ -6,13 +6,13 @@ from __future__ import annotations
 import pytest
 from fake_api import Failed
 
-PASSWORD = "correct horse battery staple"  # noqa: S105
+PASSWORD = "correct horse battery staple"
 
 CASES = {
-    "cluster": dict(name="paris", description="the first", labels={"site": "paris", "floor": 3}),
-    "user": dict(name="bob", display_name="Bob", groups=["b", "a"], password=PASSWORD),
-    "group": dict(name="developers", description="they build", members=["bob", "alice"]),
-    "membership": dict(cluster="paris", group="developers"),
+    "cluster": {"name": "paris", "description": "the first", "labels": {"site": "paris", "floor": 3}},
+    "user": {"name": "bob", "display_name": "Bob", "groups": ["b", "a"], "password": PASSWORD},
+    "group": {"name": "developers", "description": "they build", "members": ["bob", "alice"]},
+    "membership": {"cluster": "paris", "group": "developers"},
 }
 
 
@@ -22,30 +22,38 @@ def test_made_once_changed_once_removed_once(api, run_module, name):
     kind = name + "s"
 
     would = run_module(name, check=True, **arguments)
-    assert would["changed"] and api.objects[kind] == {} and api.writes() == []
+    assert would["changed"]
+    assert api.objects[kind] == {}
+    assert api.writes() == []
     made = run_module(name, **arguments)
-    assert made["changed"] and made["diff"]["before"] == {} and len(api.objects[kind]) == 1
+    assert made["changed"]
+    assert made["diff"]["before"] == {}
+    assert len(api.objects[kind]) == 1
     assert would["diff"] == made["diff"]
 
     again = run_module(name, **arguments)
-    assert not again["changed"] and again["diff"]["before"] == again["diff"]["after"]
+    assert not again["changed"]
+    assert again["diff"]["before"] == again["diff"]["after"]
     assert again[name] == made[name]
 
     would = run_module(name, check=True, state="absent", **arguments)
-    assert would["changed"] and len(api.objects[kind]) == 1
+    assert would["changed"]
+    assert len(api.objects[kind]) == 1
     gone = run_module(name, state="absent", **arguments)
-    assert gone["changed"] and gone["diff"]["after"] == {} and api.objects[kind] == {}
+    assert gone["changed"]
+    assert gone["diff"]["after"] == {}
+    assert api.objects[kind] == {}
     assert not run_module(name, state="absent", **arguments)["changed"]
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("cluster", dict(labels={"site": "lyon"})),
-        ("cluster", dict(description="")),
-        ("user", dict(enabled=False)),
-        ("user", dict(groups=[])),
-        ("group", dict(members=["carol"])),
+        ("cluster", {"labels": {"site": "lyon"}}),
+        ("cluster", {"description": ""}),
+        ("user", {"enabled": False}),
+        ("user", {"groups": []}),
+        ("group", {"members": ["carol"]}),
     ],
 )
 def test_only_what_differs_is_written(api, run_module, name, change):
@@ -54,17 +62,20 @@ def test_only_what_differs_is_written(api, run_module, name, change):
     before = dict(next(iter(api.objects[name + "s"].values())))
 
     would = run_module(name, check=True, **dict(CASES[name], **change))
-    assert would["changed"] and next(iter(api.objects[name + "s"].values())) == before
+    assert would["changed"]
+    assert next(iter(api.objects[name + "s"].values())) == before
     result = run_module(name, **dict(CASES[name], **change))
     after = next(iter(api.objects[name + "s"].values()))
-    assert result["changed"] and result["diff"] == would["diff"]
+    assert result["changed"]
+    assert result["diff"] == would["diff"]
     assert {k for k in after if after[k] != before[k]} == {field, "version"}
 
 
 def test_what_is_not_set_is_kept(api, run_module):
     run_module("cluster", **CASES["cluster"])
     result = run_module("cluster", name="paris")
-    assert not result["changed"] and result["cluster"]["labels"] == {"site": "paris", "floor": "3"}
+    assert not result["changed"]
+    assert result["cluster"]["labels"] == {"site": "paris", "floor": "3"}
 
 
 def test_the_order_of_a_list_is_no_change(api, run_module):
@@ -122,29 +133,38 @@ def test_names_may_hold_what_paths_may_not(api, run_module):
 
 def register(api, **fields):
     (cluster,) = api.objects["clusters"].values()
-    cluster.update(fields or dict(cluster_uid="uid", state="connected"))
+    cluster.update(fields or {"cluster_uid": "uid", "state": "connected"})
 
 
 def test_the_manifest_holds_a_join_token_until_an_agent_has_registered(api, run_module):
     first = run_module("cluster", name="paris", manifest="always", workload="none", replicas=2, image="mine:1")
-    assert first["changed"] and "Secret" in first["manifest"]
-    assert api.manifests[0] == dict(
-        join_token=True, ttl_seconds=3600, workload="none", admin_binding=True, replicas=2, image="mine:1"
-    )
+    assert first["changed"]
+    assert "Secret" in first["manifest"]
+    assert api.manifests[0] == {
+        "join_token": True,
+        "ttl_seconds": 3600,
+        "workload": "none",
+        "admin_binding": True,
+        "replicas": 2,
+        "image": "mine:1",
+    }
     assert run_module("cluster", name="paris", manifest="unregistered")["changed"]
 
     register(api)
     later = run_module("cluster", name="paris", manifest="always")
-    assert not later["changed"] and "Secret" not in later["manifest"]
+    assert not later["changed"]
+    assert "Secret" not in later["manifest"]
     assert "manifest" not in run_module("cluster", name="paris", manifest="unregistered")
     rekeyed = run_module("cluster", name="paris", manifest="always", rekey=True)
-    assert rekeyed["changed"] and "Secret" in rekeyed["manifest"]
+    assert rekeyed["changed"]
+    assert "Secret" in rekeyed["manifest"]
 
 
 def test_a_join_token_is_made_when_asked_for(api, run_module):
     assert "join_token" not in run_module("cluster", name="paris")
     made = run_module("cluster", name="paris", join_token="unregistered")
-    assert made["changed"] and made["join_token"].startswith("mrj_")
+    assert made["changed"]
+    assert made["join_token"].startswith("mrj_")
     assert "join_token" not in run_module("cluster", check=True, name="paris", join_token="always")
     register(api)
     assert not run_module("cluster", name="paris", join_token="unregistered")["changed"]
@@ -185,18 +205,24 @@ def test_cluster_info_filters(api, run_module):
 
 def test_a_token_is_found_by_its_description(api, run_module):
     would = run_module("token", check=True, description="pipeline")
-    assert would["changed"] and "secret" not in would and len(api.objects["tokens"]) == 1
+    assert would["changed"]
+    assert "secret" not in would
+    assert len(api.objects["tokens"]) == 1
     made = run_module("token", description="pipeline")
-    assert made["changed"] and made["secret"].startswith("mrg_")
+    assert made["changed"]
+    assert made["secret"].startswith("mrg_")
     again = run_module("token", description="pipeline")
-    assert not again["changed"] and "secret" not in again and again["token_info"]["id"] == made["token_info"]["id"]
+    assert not again["changed"]
+    assert "secret" not in again
+    assert again["token_info"]["id"] == made["token_info"]["id"]
     assert made["secret"] not in again["_printed"]
 
 
 def test_a_token_of_another_scope_is_replaced(api, run_module):
     wide = run_module("token", description="pipeline")["token_info"]["id"]
     narrow = run_module("token", description="pipeline", cluster="paris")
-    assert narrow["changed"] and narrow["token_info"]["cluster"] == "paris"
+    assert narrow["changed"]
+    assert narrow["token_info"]["cluster"] == "paris"
     assert api.objects["tokens"][wide]["revoked_at"]
 
 
