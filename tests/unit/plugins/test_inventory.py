@@ -31,7 +31,7 @@ def fleet(api):
         item = {
             "id": api.new_id("c"), "name": name, "state": state, "state_reason": "", "labels": labels,
             "node_count": nodes, "version": 1,
-            "description": "{{ 7 * 6 }}", "kubernetes_version": "v1.36.3",
+            "description": "{{ 271828 * 314159 }}", "kubernetes_version": "v1.36.3",
             "proxy_url": api.url + "/k8s/clusters/" + name,
         }  # fmt: skip
         api.objects["clusters"][item["id"]] = item
@@ -96,8 +96,8 @@ def test_each_cluster_is_a_host_that_kubernetes_core_can_use(fleet, inventory):
 
 def test_what_the_server_says_is_never_a_template(inventory):
     hosts, _groups, printed = inventory()
-    assert plain(hosts["paris"]["mooring_description"]) == "{{ 7 * 6 }}"
-    assert "42" not in printed
+    assert plain(hosts["paris"]["mooring_description"]) == "{{ 271828 * 314159 }}"
+    assert str(271828 * 314159) not in printed
 
 
 def test_only_the_wished_states_and_labels(inventory):
