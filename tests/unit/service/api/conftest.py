@@ -8,7 +8,7 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -104,24 +104,29 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Current:
+class Current(Services):
     """Passes for the services of the test that runs, so that the application is put together once and not per test."""
 
-    services: Services
+    def __init__(self, services: Services) -> None:
+        self.__dict__["bound"] = services
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.services, name)
+    def bind(self, services: Services) -> None:
+        self.__dict__["bound"] = services
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "bind" or name.startswith("__"):
+            return super().__getattribute__(name)
+        return getattr(super().__getattribute__("__dict__")["bound"], name)
 
 
 @pytest.fixture(scope="session")
 def current() -> Current:
-    return Current()
+    return Current(nothing())
 
 
 @pytest.fixture(scope="session")
 def application(current: Current) -> Litestar:
-    current.services = nothing()
-    return create(cast(Services, current))
+    return create(current)
 
 
 @pytest.fixture
@@ -150,7 +155,7 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
             started_at=clock.now(),
         ),
     )
-    current.services = services
+    current.bind(services)
     transport = httpx.ASGITransport(application, raise_app_exceptions=False)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         anonymous = Client(http)

@@ -14,14 +14,16 @@ from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.spec import Parameter as ParameterSpec
+from litestar.params import SkipValidation
 
 from mooring.api.problems import forbidden, invalid, unauthenticated
 from mooring.api.services import Services
 from mooring.authn.identity import Identity
 from mooring.lib import metrics
 
-Deps = NamedDependency[Services]
-Caller = NamedDependency[Identity]
+# Ours, not the caller's: not to be validated and copied for each request.
+Deps = NamedDependency[SkipValidation[Services]]
+Caller = NamedDependency[SkipValidation[Identity]]
 Access = Literal["public", "token", "user", "admin"]
 
 PUBLIC: Final[dict[str, Any]] = {"access": "public"}  # no token
