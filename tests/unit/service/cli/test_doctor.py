@@ -195,6 +195,7 @@ class TestHops:
         assert [line.split()[:2] for line in result.output.splitlines()] == [
             ["ok", "server:"],
             ["ok", "login:"],
+            ["ok", "cluster:"],
             ["ok", "agent:"],
             ["ok", "API"],
             ["ok", "proxy:"],

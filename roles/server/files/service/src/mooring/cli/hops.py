@@ -37,6 +37,7 @@ def cluster(name: str) -> list[Finding]:
             return [*found, from_error("server", error)]
         except MooringError as error:
             return [*found, from_error("server", error)]
+        found.append(ok("cluster", f"{view['name']} is known here"))
         found += _agent(view)
         if found[-1].result == "failed":
             return found
