@@ -137,3 +137,18 @@ def test_the_password_of_a_database_is_not_printed() -> None:
 )
 def test_listen_addresses(text: str, address: tuple[str, int]) -> None:
     assert config.parse_listen(text) == address
+
+
+def test_the_documented_configuration_is_the_real_one() -> None:
+    """docs/mooring.toml is what `mooring server init --data /var/lib/mooring` writes on a host of this name."""
+    example = Config(
+        server=ServerSection(data_dir="/var/lib/mooring", url="https://mooring.example.com:8443"),
+        tls=TlsSection(
+            cert="/var/lib/mooring/tls/server.crt",
+            key="/var/lib/mooring/tls/server.key",
+            ca="/var/lib/mooring/tls/ca.crt",
+            ca_key="/var/lib/mooring/tls/ca.key",
+        ),
+    )
+    page = Path(__file__).parents[4] / "docs" / "mooring.toml"
+    assert page.read_text() == config.render(example), f"{page} is out of date: write the right-hand side into it"
