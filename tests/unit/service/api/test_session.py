@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 from mooring.authn.throttle import FREE_PER_USER
 
 
@@ -114,3 +115,25 @@ async def test_a_login_cannot_ask_for_more_than_the_longest_life(world: Any) -> 
 async def test_the_last_use_is_noted(world: Any) -> None:
     await world.admin.ok("GET", "/whoami")
     assert list(world.services.index.take_used().values()) == [world.clock.now()]
+
+
+async def test_a_login_is_scoped_to_a_cluster_that_one_may_enter(world: Any) -> None:
+    await world.cluster("prod")
+    await world.user("bob")
+    body = {"username": "bob", "password": "a long enough one"}
+    hidden, missing = [await world.anonymous("POST", "/login", body | {"cluster": name}) for name in ("prod", "nosuch")]
+    assert hidden.status_code == missing.status_code == 422
+    assert hidden.text.replace("prod", "nosuch") == missing.text
+    await world.admin.ok("POST", "/memberships", {"cluster": "prod", "user": "bob"})
+    assert (await world.anonymous.ok("POST", "/login", body | {"cluster": "prod"}))["cluster"] == "prod"
+
+
+async def test_a_call_that_changes_something_is_logged_without_its_body(world: Any) -> None:
+    with structlog.testing.capture_logs() as lines:
+        await world.admin.ok("POST", "/users", {"name": "bob", "password": "canary-password-2"})
+        await world.admin.ok("GET", "/users")
+    calls = [line for line in lines if line["event"] == "api call"]
+    assert [(c["user"], c["method"], c["path"], c["code"], c["source"]) for c in calls] == [
+        ("admin", "POST", "/api/v1/users", 201, "192.0.2.1")
+    ]
+    assert "canary" not in repr(lines)

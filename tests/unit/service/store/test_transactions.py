@@ -11,6 +11,8 @@ from mooring.lib.errors import MooringError
 from mooring.store.ports import Paging, StoreUnavailable
 from mooring.store.records import ADMIN_GROUP_ID, Delta, Members
 from mooring.store.sql import SqlStore, open_store
+from sqlalchemy.exc import InterfaceError
+from sqlalchemy.ext.asyncio import AsyncSession
 from support import records as make
 
 
@@ -62,6 +64,50 @@ async def test_a_cancelled_writer_either_commits_and_tells_or_does_neither(store
     # and the lock of the writers is free again
     async with store.write() as tx:
         await tx.users.add(make.user("last"), None)
+
+
+async def test_a_commit_whose_answer_was_lost_is_told_all_the_same(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database revoked a token and the connection broke before it could say so."""
+    heard: list[Delta] = []
+    store.on_commit(heard.append)
+    bob = make.user("bob")
+    commit = AsyncSession.commit
+
+    async def lost(session: AsyncSession) -> None:
+        await commit(session)
+        raise InterfaceError("COMMIT", None, OSError("connection lost"))
+
+    async def write() -> None:
+        async with store.write() as tx:
+            await tx.users.add(bob, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncSession, "commit", lost)
+        with pytest.raises(StoreUnavailable):
+            await write()
+    assert [delta.users for delta in heard] == [{bob.id: bob}]
+
+
+async def test_a_commit_that_failed_is_told_as_what_is_there(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Delta] = []
+    store.on_commit(heard.append)
+    bob = make.user("bob")
+
+    async def failed(session: AsyncSession) -> None:
+        await session.rollback()
+        raise InterfaceError("COMMIT", None, OSError("connection lost"))
+
+    async def write() -> None:
+        async with store.write() as tx:
+            await tx.users.add(bob, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncSession, "commit", failed)
+        with pytest.raises(StoreUnavailable):
+            await write()
+    assert [delta.users for delta in heard] == [{bob.id: None}]
 
 
 async def test_two_writers_do_not_take_the_last_administrator_away_together(url: str) -> None:
@@ -159,6 +205,12 @@ async def test_a_database_that_does_not_answer_is_said_to_be_so(tmp_path: Path) 
         with pytest.raises(StoreUnavailable):
             await store.migrate()
         await store.aclose()
+
+
+def test_the_sslmode_that_everybody_writes_reaches_the_driver() -> None:
+    store = open_store("postgresql://mooring@db.example/mooring?sslmode=verify-full")
+    assert store.engine.url.drivername == "postgresql+asyncpg"
+    assert dict(store.engine.url.query) == {"ssl": "verify-full"}
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "sqlite://", "sqlite:///:memory:", "nonsense"])

@@ -8,17 +8,22 @@ headers about source address and request id.
 from __future__ import annotations
 
 from litestar import Litestar, Router
-from litestar.datastructures import CacheControlHeader
+from litestar.datastructures import CacheControlHeader, Headers
 from litestar.di import Provide
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
+from litestar.types import Message, Scope
 
 from mooring.api import agents, clusters, groups, kubeconfig, memberships, server, session, tokens, users
 from mooring.api.access import PUBLIC, Guard, caller
 from mooring.api.openapi import DocumentPlugin
-from mooring.api.problems import answer
+from mooring.api.problems import REQUEST_ID, answer
 from mooring.api.services import Services
+from mooring.authn.identity import Identity
+from mooring.lib import logging
 from mooring.lib.version import VERSION
+
+_log = logging.get("mooring.api")
 
 HANDLERS = [
     session.login,
@@ -84,8 +89,28 @@ def create(services: Services) -> Litestar:
             security=[{"token": []}],
             use_handler_docstrings=True,
         ),
+        before_send=[note_change],
         logging_config=None,
         debug=False,
     )
     guard.learn(app)
     return app
+
+
+async def note_change(message: Message, scope: Scope) -> None:
+    """One line in the log for each call that may have changed something: who, what, and how it went."""
+    method = str(scope.get("method", ""))
+    if message["type"] != "http.response.start" or method in ("GET", "OPTIONS"):
+        return
+    caller = scope.get("user")
+    headers = Headers.from_scope(scope)
+    _log.info(
+        "api call",
+        method=method,
+        path=scope["path"],
+        code=message["status"],
+        user=caller.user if isinstance(caller, Identity) else "",
+        token_id=caller.token_id if isinstance(caller, Identity) else "",
+        request_id=headers.get(REQUEST_ID, ""),
+        source=headers.get("X-Mooring-Source", ""),
+    )

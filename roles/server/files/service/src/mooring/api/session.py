@@ -15,6 +15,7 @@ from mooring.api.issue import issue
 from mooring.api.problems import invalid, later, unauthenticated
 from mooring.lib import metrics
 from mooring.lib.secrets import Secret
+from mooring.store.records import ADMIN_GROUP_ID
 
 
 class Login(Input):
@@ -83,6 +84,9 @@ async def login(data: JSONBody[Login], services: Deps, request: Request[Any, Any
         cluster = None
         if data.cluster is not None:
             cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
+            admin = ADMIN_GROUP_ID in dict(user.groups)
+            if not admin and not services.index.memberships_of(user.id, cluster.id):
+                raise invalid("cluster", f"there is no cluster {data.cluster!r}")
         ttl = data.ttl_seconds or min(services.settings.login_ttl, services.settings.max_ttl)
         if ttl > services.settings.max_ttl:
             raise invalid("ttl_seconds", f"at most {services.settings.max_ttl} seconds are allowed")

@@ -115,8 +115,12 @@ class Index:
 
     def may_enter_facts(self, identity: Identity, cluster_id: str) -> set[str]:
         """The ids of the memberships that let the identity into the cluster. (Admins need none.)"""
+        return self.memberships_of(identity.user_id, cluster_id)
+
+    def memberships_of(self, user_id: str, cluster_id: str) -> set[str]:
+        """The ids of the memberships that let the user into the cluster, by themselves or by a group."""
         members = self._members.get(cluster_id)
-        user = self._users.get(identity.user_id)
+        user = self._users.get(user_id)
         if members is None or user is None:
             return set()
         facts = {members.groups[group_id] for group_id, _ in user.groups if group_id in members.groups}

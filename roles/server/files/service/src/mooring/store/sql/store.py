@@ -41,8 +41,8 @@ _WRITE = "mooring_write"
 class SqlTransaction:
     """The repositories of one transaction."""
 
-    def __init__(self, session: AsyncSession) -> None:
-        self.touched = Touched()
+    def __init__(self, session: AsyncSession, touched: Touched | None = None) -> None:
+        self.touched = touched or Touched()
         self.clusters = SqlClusters(session, self.touched)
         self.join_tokens = SqlJoinTokens(session, self.touched)
         self.users = SqlUsers(session, self.touched)
@@ -131,7 +131,7 @@ class SqlStore:
                         await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITER_LOCK})
                     transaction = SqlTransaction(session)
                     yield transaction
-                    await self._finish(session, await transaction.delta())
+                    await self._finish(session, transaction.touched, await transaction.delta())
             finally:
                 self._writer.release()
 
@@ -152,17 +152,32 @@ class SqlStore:
         await self._commits.aclose()
         await self.engine.dispose()
 
-    async def _finish(self, session: AsyncSession, delta: Delta) -> None:
+    async def _finish(self, session: AsyncSession, touched: Touched, delta: Delta) -> None:
         """Commit and tell. If the caller is cancelled meanwhile, both still happen before the cancellation goes on."""
-        task = self._commits.spawn(self._commit(session, delta), "commit")
+        task = self._commits.spawn(self._commit(session, touched, delta), "commit")
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             await asyncio.wait([task], timeout=STATEMENT)
             raise
 
-    async def _commit(self, session: AsyncSession, delta: Delta) -> None:
-        await session.commit()
+    async def _commit(self, session: AsyncSession, touched: Touched, delta: Delta) -> None:
+        try:
+            await session.commit()
+        except Exception:
+            # The connection may have been lost after the database did it: tell what is there now.
+            await self._look_again(touched)
+            raise
+        self._tell(delta)
+
+    async def _look_again(self, touched: Touched) -> None:
+        try:
+            async with AsyncSession(self.engine, expire_on_commit=False) as session:
+                self._tell(await SqlTransaction(session, touched).delta())
+        except Exception as error:
+            self._log.error("it is not known whether a commit happened", error=_brief(error))
+
+    def _tell(self, delta: Delta) -> None:
         for listener in self._listeners:
             listener(delta)
 
@@ -194,6 +209,9 @@ def open_store(url: str) -> SqlStore:
     if backend == "sqlite":
         return SqlStore(_sqlite(parsed.set(drivername="sqlite+aiosqlite")))
     if backend == "postgresql":
+        if "sslmode" in parsed.query:  # libpq's name, which everybody writes; the driver calls it ssl
+            ssl = parsed.query["sslmode"]
+            parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": ssl})
         return SqlStore(_postgresql(parsed.set(drivername="postgresql+asyncpg")))
     raise MooringError(f"the database {backend!r} is not supported", "use sqlite:///PATH or postgresql://...")
 
