@@ -69,9 +69,27 @@ def send(client: Client, code: int, body: bytes, content_type: bytes, headers: H
     client.finish()
 
 
-def refuse(client: Client, refusal: Refused) -> None:
-    """The answer to a refused request, as a Status."""
+def asks_for_discovery(target: bytes | str) -> bool:
+    """Whether a target ends in the roots of discovery, `/api` and `/apis`, which kubectl reads before anything else."""
+    path = target.encode() if isinstance(target, str) else target
+    return path.partition(b"?")[0].endswith((b"/api", b"/apis"))
+
+
+def warning(message: str) -> tuple[bytes, bytes]:
+    """A `Warning` header in the form that Kubernetes clients print (RFC 7234 section 5.5, KEP-1693)."""
+    text = "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in message)
+    return (b"Warning", b'299 - "%s"' % text.encode("ascii"))
+
+
+def refuse(client: Client, refusal: Refused, *, discovery: bool = False) -> None:
+    """The answer to a refused request, as a Status.
+
+    client-go does not decode the body of a failed discovery: kubectl would print "unknown". What it does print of any
+    answer is a Warning, so that the sentence goes there as well when `discovery` is set.
+    """
     headers = list(refusal.headers)
+    if discovery:
+        headers.append(warning(refusal.message))
     if refusal.retry_after is not None:
         headers.append((b"Retry-After", b"%d" % refusal.retry_after))
     body = kube.status(

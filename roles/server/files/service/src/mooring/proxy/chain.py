@@ -26,7 +26,7 @@ from mooring.lib import metrics
 from mooring.lib.clock import Clock, rfc3339
 from mooring.policy.decide import decide
 from mooring.proxy import upgrade
-from mooring.proxy.answers import Refused, refuse, unauthorized
+from mooring.proxy.answers import Refused, asks_for_discovery, refuse, unauthorized
 from mooring.proxy.audit import Audit
 from mooring.proxy.forward import Ask, Forward, audit_record
 from mooring.proxy.impersonate import Impersonator, sanitise
@@ -91,7 +91,7 @@ class Chain:
                 record = audit_record(ask, client, "complete", refusal.code, self.clock.now())
                 record.outcome = "refused"
                 self.audit.record(record)
-            refuse(client, refusal)
+            refuse(client, refusal, discovery=asks_for_discovery(head.target))
             return None
         return forward
 

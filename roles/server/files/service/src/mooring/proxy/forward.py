@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from mooring.authn.identity import Identity
 from mooring.authn.index import ClusterView
 from mooring.lib import metrics
-from mooring.proxy.answers import Refused, refuse
+from mooring.proxy.answers import Refused, asks_for_discovery, refuse
 from mooring.proxy.audit import AuditRecord
 from mooring.proxy.ports import Client
 from mooring.proxy.relay import Relay
@@ -165,7 +165,7 @@ class Forward(Relay):
         refusal = failure(self.ask.cluster.name, code, message, sent=sent)
         self.code = refusal.code
         self._upstream = None
-        refuse(self.client, refusal)
+        refuse(self.client, refusal, discovery=asks_for_discovery(self.ask.info.path))
         self._finish("" if not sent else f"failed: {code.name}")
 
     def done(self, outcome: str) -> None:
