@@ -22,7 +22,7 @@ API = "/api/v1"
 PAGE = 200  # items per page that list() asks for
 MAX_BODY = 32 * 1024 * 1024  # bytes; an answer over this is not one of ours
 LOOPBACK = ("127.0.0.1", "::1", "localhost")  # where http is good enough: tests
-LOGIN_TTL = 3600  # seconds that a token made from a password lives, should logout() never come
+SLACK = 60  # seconds that a session lives longer than what is made in it
 
 
 class MooringError(Exception):
@@ -85,9 +85,13 @@ def tls_context(scheme, ca_file, verify):
 
 
 class Client:
-    """Requests to one server as one user. Logs in only when it was given a password instead of a token."""
+    """Requests to one server as one user. Logs in only when it was given a password instead of a token.
 
-    def __init__(self, options):
+    session_ttl is for how many seconds something made in that session has to live, because no token outlives the one that
+    made it; without it the session is as long as the server says. It ends with logout() in any case.
+    """
+
+    def __init__(self, options, session_ttl=None):
         self.base = (options.get("url") or "").rstrip("/")
         parts = urlsplit(self.base)
         if not parts.netloc or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)):
@@ -100,6 +104,7 @@ class Client:
         self._user = options.get("login_username") or None
         self._password = options.get("login_password") or None
         self._session = False
+        self._session_ttl = session_ttl
         self._http = Request(http_agent="mooring.fleet", follow_redirects="none")
 
     # -- who
@@ -112,12 +117,9 @@ class Client:
                     "No credential: set token (or MOORING_TOKEN), or login_username and login_password"
                     " (or MOORING_USERNAME and MOORING_PASSWORD)."
                 )
-            body = {
-                "username": self._user,
-                "password": self._password,
-                "ttl_seconds": LOGIN_TTL,
-                "description": "ansible",
-            }
+            body = dict(username=self._user, password=self._password, description="ansible")
+            if self._session_ttl:
+                body["ttl_seconds"] = self._session_ttl + SLACK
             self._token = self.send("POST", "/login", body, anonymous=True)["token"]
             self._session = True
         return "Bearer %s" % self._token

@@ -18,10 +18,13 @@ RETRIES = 3  # writes that lost a race (412) before we give up
 
 
 def run(module, work):
-    """Call work(module, client), exit with the dictionary that it returns, fail with what it raises, and log out."""
+    """Call work(module, client), exit with the dictionary that it returns, fail with what it raises, and log out.
+
+    A module whose option ttl says how long a token that it makes shall live gets a session that lives as long.
+    """
     client = None
     try:
-        client = Client(module.params)
+        client = Client(module.params, session_ttl=module.params.get("ttl"))
         result = work(module, client)
     except MooringError as e:
         module.fail_json(msg=str(e), status=e.status, problem=e.problem)

@@ -154,7 +154,7 @@ class FakeApi:
         if path == ["login"]:
             if self.passwords.get(body["username"]) != body["password"]:
                 raise Problem(401, "the user name or the password is wrong")
-            return 201, self.issue(body["username"], body["description"], None, body["ttl_seconds"]), {}
+            return 201, self.issue(body["username"], body["description"], None, body.get("ttl_seconds", 43200)), {}
         caller = self.caller(headers)
         if path == ["logout"]:
             caller["revoked_at"] = later(0)

@@ -134,3 +134,12 @@ def test_removed_with_its_tokens(api, run_module, dest):
     assert not dest.exists()
     assert all(t["revoked_at"] for t in tokens(api))
     assert not run_module("kubeconfig", dest=str(dest), state="absent")["changed"]
+
+
+def test_a_session_of_a_password_lives_as_long_as_what_is_made_in_it(api, run_module, dest):
+    who = {"token": None, "login_username": "alice", "login_password": api.passwords["alice"]}
+    run_module("kubeconfig", dest=str(dest), ttl=100000, **who)
+    (session,) = [token for token in api.objects["tokens"].values() if token["description"] == "ansible"]
+    assert all(session["expires_at"] >= token["expires_at"] for token in tokens(api))
+    assert session["revoked_at"]
+    assert not run_module("kubeconfig", dest=str(dest), **who)["changed"]
