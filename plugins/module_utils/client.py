@@ -87,8 +87,8 @@ def tls_context(scheme, ca_file, verify):
 class Client:
     """Requests to one server as one user. Logs in only when it was given a password instead of a token.
 
-    session_ttl is for how many seconds something made in that session has to live, because no token outlives the one that
-    made it; without it the session is as long as the server says. It ends with logout() in any case.
+    session_ttl is for how many seconds something made in that session has to live, because no token outlives the one
+    that made it; without it the session is as long as the server says. It ends with logout() in any case.
     """
 
     def __init__(self, options, session_ttl=None):
