@@ -49,7 +49,7 @@ class Bob:
             reader.start()
             try:
                 # kubectl says nothing when its watch stands, so the change is repeated until it was seen
-                for _ in range(20):
+                for _unused in range(20):
                     self.quiet("delete", "configmap", "harbour", "--ignore-not-found")
                     self.quiet(*change)
                     try:

@@ -75,7 +75,7 @@ def measure(direct: tuple[str, str], proxy: tuple[str, str], pids: list[int]) ->
     for connections in (1, 32):
         runs: dict[str, list[Load]] = {"direct": [], "mooring": []}
         cpu = requests = 0.0
-        for _ in range(ROUNDS):
+        for _unused in range(ROUNDS):
             runs["direct"].append(load(*direct, connections))
             before = cpu_seconds(*pids)
             runs["mooring"].append(load(*proxy, connections))

@@ -63,9 +63,9 @@ def test_a_cluster_that_never_connected_is_503_and_kubectl_says_why(road: Road) 
     assert int(answer.headers["Retry-After"]) > 0
     assert answer.json()["reason"] == "ServiceUnavailable"
     assert "never connected" in answer.json()["message"]
-    said = road.admin.refused(
-        "--server", f"{road.server.url}/k8s/clusters/ghost", "get", "pods", "--request-timeout=5s"
-    )
+    kubeconfig = road.server.folder / "ghost.kubeconfig"
+    road.server.mooring("kubeconfig", "--token", "--cluster", "ghost", "-o", kubeconfig)
+    said = Kubectl(road.bob.binary, kubeconfig).refused("get", "--raw", "/version")
     assert "never connected" in said
 
 

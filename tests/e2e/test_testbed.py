@@ -275,9 +275,11 @@ class Traces:
     def __init__(self, run: Run) -> None:
         self.folders = [run.folder, run.work]
         self.pids = [process.pid for process in run.processes()]
-        self.links = [Path("/sys/class/net", facts["name"]) for _, facts, _ in run.records("link")]
-        self.cgroups = [path for _, facts, _ in run.records("cgroup") for path in state.cgroup_folders(facts["name"])]
-        self.rules = [facts["words"] for _, facts, _ in run.records("rule")]
+        self.links = [Path("/sys/class/net", facts["name"]) for _unused, facts, _unused in run.records("link")]
+        self.cgroups = [
+            path for _unused, facts, _unused in run.records("cgroup") for path in state.cgroup_folders(facts["name"])
+        ]
+        self.rules = [facts["words"] for _unused, facts, _unused in run.records("rule")]
 
     def left(self) -> list[str]:
         found = [str(path) for path in (*self.folders, *self.links, *self.cgroups) if path.exists()]

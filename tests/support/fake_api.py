@@ -78,7 +78,7 @@ def served(folder: Path, ca_pem: str, ca_key: Secret) -> Iterator[FakeApi]:
 
         do_GET = do_POST = do_PATCH = do_DELETE = do
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_unused: object) -> None:
             pass
 
     certificate, key = pki.make_server_certificate(ca_pem, ca_key, ["127.0.0.1"], time.time())

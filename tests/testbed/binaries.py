@@ -33,7 +33,7 @@ ASSETS = ("etcd", "kube-apiserver", "kubectl")
 BUILD_DEADLINE = 3600.0
 
 _VERSION = "k8s.io/component-base/version"
-_, _MINOR, _ = KUBERNETES_VERSION.split(".")
+_unused, _MINOR, _unused = KUBERNETES_VERSION.split(".")
 _LDFLAGS = {
     "kubernetes": " ".join(
         [

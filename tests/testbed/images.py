@@ -145,7 +145,7 @@ def write_archive(out: Path, name: str, layers: Sequence[Layer], config: Config)
                 "User": config.user,
             },
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.sha256}" for layer in layers]},
-            "history": [{"created": epoch} for _ in layers],
+            "history": [{"created": epoch} for _unused in layers],
         }
     )
     kind = "application/vnd.oci.image"
@@ -329,7 +329,7 @@ def read_containerfile(text: str) -> Stage:
     stage = Stage(Config([]), "")
     for line in re.sub(r"\\\n", " ", text).splitlines():
         words = line.strip()
-        instruction, _, rest = words.partition(" ")
+        instruction, _unused, rest = words.partition(" ")
         match instruction.upper():
             case "FROM":
                 stage = Stage(Config([]), "")

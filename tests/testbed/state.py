@@ -73,7 +73,7 @@ class Pid:
     @classmethod
     def parse(cls, stat: str) -> Pid | None:
         """Read the content of /proc/PID/stat; None if it is not whole."""
-        head, _, tail = stat.rpartition(")")
+        head, _unused, tail = stat.rpartition(")")
         fields = tail.split()
         if len(fields) < 20:
             return None
@@ -286,7 +286,7 @@ class Run:
         """All recorded processes, whoever started them; those started by this object are its children."""
         mine = {process.pidfile: process for process in self._processes}
         result = []
-        for _, facts, _ in self.records("process"):
+        for _kind, facts, _path in self.records("process"):
             pidfile = Path(facts["pidfile"])
             result.append(mine.get(pidfile) or Process(facts["name"], pidfile, Path(facts["log"])))
         return result
@@ -307,7 +307,7 @@ class Run:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process._popen.wait(1)
         problems = [f"process {name} does not die" for name in stuck]
-        for kind, _, path in reversed(self.records()):
+        for kind, _unused, path in reversed(self.records()):
             try:
                 self.undo(path)
             except (OSError, subprocess.SubprocessError, TestbedError) as error:
@@ -411,7 +411,7 @@ def _undo_cgroup(facts: Facts) -> None:
         for top in cgroup_folders(facts["name"]):
             if not top.exists():
                 continue
-            for folder, _, _ in os.walk(top, topdown=False):
+            for folder, _folders, _files in os.walk(top, topdown=False):
                 try:
                     os.rmdir(folder)
                 except FileNotFoundError:
@@ -424,7 +424,7 @@ def _undo_cgroup(facts: Facts) -> None:
         return
     # Whatever is still inside was started by this run and by nobody else: the cgroup is its own.
     for top in cgroup_folders(facts["name"]):
-        for folder, _, _ in os.walk(top):
+        for folder, _folders, _files in os.walk(top):
             with contextlib.suppress(OSError):
                 for pid in Path(folder, "cgroup.procs").read_text().split():
                     with contextlib.suppress(ProcessLookupError):

@@ -171,7 +171,8 @@ async def test_a_database_of_the_wrong_kind_stops_the_start(made: Config, tmp_pa
 
 async def test_a_database_of_a_newer_version_stops_the_start(made: Config, tmp_path: Path) -> None:
     shutil.copy(made.data_dir / "mooring.db", tmp_path / "mooring.db")
-    with contextlib.closing(sqlite3.connect(tmp_path / "mooring.db")) as database, database:
+    database = sqlite3.connect(tmp_path / "mooring.db")
+    with contextlib.closing(database), database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     elsewhere = replace(made, database=replace(made.database, url=f"sqlite:///{tmp_path / 'mooring.db'}"))
     assert "made by a newer version" in await refused(elsewhere)
@@ -179,7 +180,7 @@ async def test_a_database_of_a_newer_version_stops_the_start(made: Config, tmp_p
 
 async def served_certificate(settings: Config) -> bytes:
     context = ssl.create_default_context(cafile=settings.tls.ca)
-    _, writer = await asyncio.open_connection(*settings.address, ssl=context)
+    _unused, writer = await asyncio.open_connection(*settings.address, ssl=context)
     try:
         found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         return found

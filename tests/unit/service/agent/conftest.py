@@ -60,7 +60,7 @@ class Running:
         return agent
 
     async def stop(self) -> None:
-        for _, stop, task in self.agents:
+        for _unused, stop, task in self.agents:
             stop.set()
             async with asyncio.timeout(10):
                 await task

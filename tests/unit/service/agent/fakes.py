@@ -47,7 +47,7 @@ class Call:
         self.head = head
         self.reader = reader
         self.writer = writer
-        self.path, _, query = head.target.decode().partition("?")
+        self.path, _unused, query = head.target.decode().partition("?")
         self.query = {key: values[0] for key, values in parse_qs(query).items()}
         self.body = b""
 
@@ -282,7 +282,7 @@ class FakeServer(asyncio.Protocol):
             door.transport.close()
             return
         session = Session("server", Hello(instance=self.instance, version="0", peers=self.peers))
-        session.on_message = lambda _, message: self.messages.append(message)
+        session.on_message = lambda _unused, message: self.messages.append(message)
         self.sessions.append(session)
         ServerCarrier.accept(door.transport, raw, session)
 

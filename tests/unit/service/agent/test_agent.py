@@ -54,7 +54,7 @@ async def test_an_agent_that_died_before_the_answer_registers_the_same_key_again
     kube: FakeKube, server: FakeServer, running: Running
 ) -> None:
     kube.secrets["mooring-join"] = join_secret(server, kube.authority.crt)
-    server.on_register = lambda _: (503, {"detail": "not now"})
+    server.on_register = lambda _unused: (503, {"detail": "not now"})
     running.start()
     await until(lambda: server.registrations)
     await running.stop()
@@ -232,7 +232,7 @@ async def test_connection_headers_do_not_travel(agent: Agent, server: FakeServer
     kube.handler = answer
     headers = [(b"Host", b"evil"), (b"Expect", b"100-continue"), (b"TE", b"trailers"), (b"Accept", b"a/b")]
     client = await Client.ask(server.live[0], headers=headers).done()
-    sent = {name.lower() for name, _ in kube.impersonated[0].head.headers}
+    sent = {name.lower() for name, _unused in kube.impersonated[0].head.headers}
     assert sent == {b"host", b"authorization", b"impersonate-user", b"accept"}
     back = parse_response_head(client.head)
     assert get(back.headers, b"warning") == b"299 - old"
@@ -298,7 +298,7 @@ async def test_ten_megabytes_arrive_upstream_while_it_reads_slowly(
     client = Client.ask(server.live[0], b"POST", b"/api/v1/x", headers=[how], fin=False)
     assert client.stream is not None
     data = bytes(range(256)) * 4096
-    for _ in range(10):
+    for _unused in range(10):
         if not client.stream.write(data[: len(data)]):
             seen = client.writable
             await until(lambda seen=seen: client.writable > seen or client.failure)

@@ -31,7 +31,7 @@ from .fakes import FakeKube
 
 def test_delays_grow_are_random_and_stay_within_their_bounds() -> None:
     backoff = Backoff(0.5, 30.0)
-    delays = [backoff.next() for _ in range(200)]
+    delays = [backoff.next() for _unused in range(200)]
     assert all(0.5 <= delay <= 30.0 for delay in delays)
     assert delays[0] <= 1.0
     assert max(delays) > 15.0
@@ -212,7 +212,7 @@ async def test_a_status_is_valid_json_of_bounded_size(kube: FakeKube) -> None:
     from mooring.agent.reporter import MAX_MESSAGE, Reporter
 
     api = KubeApi(kube.config())
-    reporter = Reporter(api, lambda _: None, lambda: "x" * 10_000)
+    reporter = Reporter(api, lambda _unused: None, lambda: "x" * 10_000)
     status = reporter.status()
     assert len(json.dumps(status)) < 4 * MAX_MESSAGE
     assert status["node_count"] is None

@@ -209,7 +209,7 @@ async def test_a_manifest_option_that_is_wrong_is_named(world: Any, field: str, 
 async def test_open_join_tokens_of_a_cluster_are_bounded(world: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("mooring.api.clusters.MAX_JOIN_TOKENS", 2)
     await world.cluster("prod")
-    for _ in range(2):
+    for _unused in range(2):
         await world.admin.ok("POST", "/clusters/prod/join-tokens")
     answer = await world.admin("POST", "/clusters/prod/join-tokens")
     assert (answer.status_code, answer.json()["code"]) == (409, "too_many_join_tokens")

@@ -75,7 +75,7 @@ async def test_odd_references_are_refused(world: Any, path: str) -> None:
 
 
 async def test_what_nobody_foresaw_says_nothing_about_itself(world: Any, monkeypatch: Any) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_unused: object) -> None:
         raise RuntimeError("canary-of-the-inside")
 
     monkeypatch.setattr(world.services.index, "clusters", broken)

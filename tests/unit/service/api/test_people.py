@@ -126,7 +126,7 @@ async def test_people_change_their_own_password(world: Any) -> None:
 async def test_guessing_the_old_password_gets_slow(world: Any) -> None:
     bob = await world.user("bob")
     guess = {"old": "not the old one", "new": "quite another one"}
-    codes = [(await bob("POST", "/users/me/password", guess)).status_code for _ in range(4)]
+    codes = [(await bob("POST", "/users/me/password", guess)).status_code for _unused in range(4)]
     assert codes == [403, 403, 403, 429]
 
 

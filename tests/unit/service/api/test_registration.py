@@ -112,7 +112,7 @@ async def test_an_unknown_token_is_unknown_whatever_is_wrong_with_it(world: Any,
 
 
 async def test_guessing_join_tokens_gets_slow(agent: Agent) -> None:
-    codes = [(await agent.register("x", key())).status_code for _ in range(4)]
+    codes = [(await agent.register("x", key())).status_code for _unused in range(4)]
     assert codes == [401, 401, 401, 429]
 
 

@@ -67,7 +67,7 @@ async def test_people_log_in_by_name_and_not_by_id(world: Any) -> None:
 
 async def test_guessing_gets_slow_for_the_guesser_only(world: Any) -> None:
     wrong = {"username": "admin", "password": "wrong password"}
-    for _ in range(FREE_PER_USER):
+    for _unused in range(FREE_PER_USER):
         assert (await world.anonymous("POST", "/login", wrong)).status_code == 401
     delayed = await world.anonymous("POST", "/login", wrong)
     assert delayed.status_code == 429

@@ -177,7 +177,7 @@ def test_a_jwt_made_for_something_else_is_refused(verifier: AgentVerifier) -> No
 
 
 def test_a_changed_body_is_noticed(verifier: AgentVerifier) -> None:
-    head, _, signature = sign(claims()).split(".")
+    head, _unused, signature = sign(claims()).split(".")
     body = b64(json.dumps(claims(exp=NOW + 59)).encode())
     assert cause(verifier, f"{head}.{body}.{signature}") == "signature"
 

@@ -45,7 +45,7 @@ async def test_hashing_runs_in_a_thread_of_its_own(passwords: Passwords) -> None
 
 async def test_too_many_at_once_are_told_to_come_back(passwords: Passwords) -> None:
     go = threading.Event()
-    waiting = [asyncio.ensure_future(passwords._run(go.wait)) for _ in range(2)]
+    waiting = [asyncio.ensure_future(passwords._run(go.wait)) for _unused in range(2)]
     await asyncio.sleep(0)
     try:
         with pytest.raises(Busy):
@@ -58,12 +58,12 @@ async def test_too_many_at_once_are_told_to_come_back(passwords: Passwords) -> N
 
 def test_the_first_failures_cost_nothing_and_then_the_delay_doubles() -> None:
     throttle = LoginThrottle()
-    for _ in range(FREE_PER_USER):
+    for _unused in range(FREE_PER_USER):
         assert throttle.delay("bob", "s", 100.0) == 0
         throttle.begin("bob", "s", 100.0)
     delays = []
     now = 100.0
-    for _ in range(8):
+    for _unused in range(8):
         delays.append(throttle.delay("bob", "s", now))
         now += delays[-1]
         assert throttle.delay("bob", "s", now) == 0
@@ -73,7 +73,7 @@ def test_the_first_failures_cost_nothing_and_then_the_delay_doubles() -> None:
 
 def test_others_do_not_wait_for_one_users_failures() -> None:
     throttle = LoginThrottle()
-    for _ in range(10):
+    for _unused in range(10):
         throttle.begin("bob", "s", 0.0)
     assert throttle.delay("bob", "s", 0.0) > 0
     assert throttle.delay("bob", "elsewhere", 0.0) == 0
@@ -90,7 +90,7 @@ def test_a_source_that_tries_many_users_waits() -> None:
 
 def test_success_forgives_the_user_and_not_the_source() -> None:
     throttle = LoginThrottle()
-    for _ in range(5):
+    for _unused in range(5):
         throttle.begin("bob", "s", 0.0)
     throttle.succeeded("bob", "s")
     assert throttle.delay("bob", "s", 0.0) == 0
@@ -112,7 +112,7 @@ def test_failures_are_forgotten_and_the_table_is_bounded() -> None:
     for number in range(500):
         throttle.begin(f"user{number}", f"s{number}", 0.0)
     assert len(throttle._entries) == 100
-    for _ in range(10):
+    for _unused in range(10):
         throttle.begin("bob", "s", 0.0)
     assert throttle.delay("bob", "s", FORGET_AFTER) == 0
     assert throttle.delay("bob", "s", FORGET_AFTER + 1) == 0

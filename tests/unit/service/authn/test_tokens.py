@@ -30,7 +30,7 @@ def test_one_kind_does_not_pass_for_the_other() -> None:
 
 
 def test_tokens_differ_and_are_not_shown() -> None:
-    made = [tokens.new_token("mrg") for _ in range(50)]
+    made = [tokens.new_token("mrg") for _unused in range(50)]
     assert len({token.text.reveal() for token in made}) == 50
     for token in made:
         assert token.text.reveal().rsplit("_", 1)[1] not in repr(token)

@@ -26,7 +26,7 @@ def test_a_call_carries_the_token_and_gives_the_answer(api: FakeApi) -> None:
 
 
 def test_a_server_of_another_ca_is_refused_before_the_token_leaves(api: FakeApi) -> None:
-    other, _ = pki.make_ca("Test CA", time.time())
+    other, _unused = pki.make_ca("Test CA", time.time())
     with Client(login(api, other)) as client, pytest.raises(Unreachable, match="certificate is not accepted") as caught:
         client.get("whoami")
     assert "--ca-file" in caught.value.hint

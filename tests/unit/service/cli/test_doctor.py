@@ -46,7 +46,7 @@ def listening(settings: config.Config, answers: dict[str, int]) -> Iterator[None
     def serve() -> None:
         while True:
             try:
-                plain, _ = listener.accept()
+                plain, _unused = listener.accept()
             except OSError:
                 return
             try:
@@ -91,7 +91,7 @@ def test_a_server_that_is_not_ready_has_failed(server: config.Config) -> None:
 
 
 def test_another_program_on_the_port_is_told_from_the_server(server: config.Config, home: Path) -> None:
-    other_ca, _ = pki.make_ca("other", time.time())
+    other_ca, _unused = pki.make_ca("other", time.time())
     own = Path(server.tls.ca).read_text()
     write_atomic(Path(server.tls.ca), other_ca)
     with listening(server, {"/readyz": 200}):
@@ -117,7 +117,7 @@ def test_an_open_folder_and_an_open_key_are_faults(server: config.Config) -> Non
 @pytest.mark.parametrize(("days", "result"), [(0, None), (370, "warning"), (400, "failed"), (-1, "failed")])
 def test_the_dates_of_the_certificate_are_looked_at(server: config.Config, days: int, result: str | None) -> None:
     found = bad(checks.certificate(server, time.time() + days * 86400))
-    assert {level for _, level in found} == ({result} if result else set())
+    assert {level for _unused, level in found} == ({result} if result else set())
 
 
 def test_a_missing_certificate_is_named(server: config.Config) -> None:
@@ -246,7 +246,7 @@ def test_a_half_renewed_pair_is_found(server: config.Config) -> None:
         Path(server.tls.ca).read_text(), Secret(Path(server.tls.ca_key).read_text()), ["127.0.0.1"], time.time()
     )
     write_atomic(Path(server.tls.key), pair[1].reveal())
-    assert [problem for problem, _ in certificates.problems(server, time.time())] == [
+    assert [problem for problem, _unused in certificates.problems(server, time.time())] == [
         "the key does not belong to the certificate"
     ]
     assert bad(checks.certificate(server, time.time())) == [("certificate", "failed")]

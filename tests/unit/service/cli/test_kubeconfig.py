@@ -83,7 +83,7 @@ def test_many_kubectls_at_once_make_one_token(fetched: list[str], tmp_path: Path
         together.wait(10)
         got.append(exec_credential(BOB, "lab", NOW, tmp_path)["status"]["token"])
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask) for _unused in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -92,7 +92,7 @@ def test_many_kubectls_at_once_make_one_token(fetched: list[str], tmp_path: Path
 
 
 def test_a_failure_leaves_nothing_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> dict[str, str]:
+    def refuse(*_unused: object) -> dict[str, str]:
         raise ApiError(401, "the token was revoked")
 
     monkeypatch.setattr(kubeconfig, "_fetch", refuse)

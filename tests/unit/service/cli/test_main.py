@@ -74,7 +74,7 @@ class Special(MooringError):
 def test_a_known_error_is_a_sentence_a_remedy_and_an_exit_code(
     error: MooringError, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
+    def fail(*_unused: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(main.cli, "main", fail)

@@ -28,7 +28,7 @@ async def password_is(settings: config.Config, user: str, password: str) -> bool
         async with store.read() as tx:
             found = await tx.users.get(user)
             assert found is not None
-            assert [name for _, name in found.groups] == ["admins"]
+            assert [name for _unused, name in found.groups] == ["admins"]
             return await passwords.verify(await tx.users.password_hash(found.id), Secret(password))
     finally:
         passwords.close()
@@ -71,7 +71,7 @@ def test_a_finished_server_is_left_alone(mooring: Callable[..., Result], home: P
 def test_a_run_that_broke_before_its_end_can_be_repeated_with_the_same_ca(
     mooring: Callable[..., Result], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> str:
+    def broken(*_unused: object) -> str:
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:

@@ -88,7 +88,7 @@ async def test_wrong_claims_are_refused_and_noted(edge: Edge, changes: dict[str,
     got, message = await dial(edge, token(edge, key, ALPHA, **changes))
     assert (got, edge.accepted) == (code, [])
     assert message
-    assert [cluster for cluster, _ in edge.refused] == [ALPHA]
+    assert [cluster for cluster, _unused in edge.refused] == [ALPHA]
 
 
 async def test_key_of_one_cluster_opens_no_other(edge: Edge) -> None:

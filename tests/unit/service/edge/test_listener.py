@@ -147,7 +147,7 @@ async def test_slow_client_gets_the_last_byte_of_a_connection_that_is_closed(mak
         stream.answer(200, [("Content-Length", str(200 * 32_768))])
     await peer.until(b"\r\n\r\n")
     peer.stop_reading()
-    for _ in range(200):
+    for _unused in range(200):
         stream.data(b"z" * 32_768)
         await asyncio.sleep(0)
     stream.done()
@@ -305,7 +305,7 @@ async def test_client_that_never_reads_is_cut(make_edge: MakeEdge) -> None:
     await peer.send(edge.get(PODS))
     await edge.stream()
     edge.world.stream.answer(200)
-    for _ in range(2_000):
+    for _unused in range(2_000):
         if edge.world.stream.closed:
             break
         edge.world.stream.data(b"z" * 32_768)
@@ -381,7 +381,9 @@ async def test_lost_tunnel_within_the_body_is_a_visible_break(edge: Edge) -> Non
 async def test_only_http_1_1_is_offered_and_old_tls_refused(edge: Edge) -> None:
     context = ssl.create_default_context(cafile=str(edge.tls.ca))
     context.set_alpn_protocols(["h2", "http/1.1"])
-    _, writer = await asyncio.open_connection("127.0.0.1", edge.listener.port, ssl=context, server_hostname="localhost")
+    _unused, writer = await asyncio.open_connection(
+        "127.0.0.1", edge.listener.port, ssl=context, server_hostname="localhost"
+    )
     chosen = writer.get_extra_info("ssl_object")
     assert (chosen.selected_alpn_protocol(), chosen.version()) == ("http/1.1", "TLSv1.3")
     writer.transport.abort()

@@ -47,7 +47,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 async def test_request_goes_to_the_api_with_source_and_request_id(api: Api, edge: Edge) -> None:
     peer = await edge.connect()
-    for _ in range(2):
+    for _unused in range(2):
         await peer.send(
             edge.get(
                 "/api/v1/whoami?x=%2F", "bob", "X-Mooring-Source: 10.0.0.1", "X-MOORING-Admin: 1", "x_mooring_x: 1",

@@ -15,7 +15,7 @@ async def answer(
     peer = await edge.connect()
     await peer.send(edge.get(path, who, *headers, "Connection: close", method=method))
     raw = await peer.rest()
-    head, _, body = raw.partition(b"\r\n\r\n")
+    head, _unused, body = raw.partition(b"\r\n\r\n")
     assert b"\r\nX-Request-Id: " in head
     return int(head.split(b" ", 2)[1]), body
 
@@ -82,7 +82,7 @@ async def test_request_id_of_the_client_is_not_taken_over(edge: Edge) -> None:
 
 
 async def test_fault_in_a_handler_is_500_and_says_where_to_look(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_unused: object) -> None:
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(edge.world.chain, "handle", broken)

@@ -43,7 +43,7 @@ class Echo:
         self.reset = False
         head = parse_request_head(unpack_open(payload).head)
         user = dict(head.headers)[b"Impersonate-User"]
-        if any(name.lower() == b"upgrade" for name, _ in head.headers):
+        if any(name.lower() == b"upgrade" for name, _unused in head.headers):
             stream.opened(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         else:
             stream.opened(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
@@ -145,7 +145,7 @@ async def test_request_reaches_the_agent_and_returns(edge: Edge) -> None:
     agent = Agent(edge)
     session = await agent.dial(agent.bearer())
     peer = await edge.connect()
-    for _ in range(2):
+    for _unused in range(2):
         await peer.send(edge.get(API + "?x=1"))
         assert (await peer.until(b"0\r\n\r\n")).endswith(b"GET /api?x=1 mooring:bob\n\r\n0\r\n\r\n")
     session.close()

@@ -22,7 +22,7 @@ def test_is_id_knows_the_form_and_the_prefix() -> None:
 
 
 def test_ids_use_the_whole_alphabet_and_do_not_repeat() -> None:
-    made = [new_id("t") for _ in range(2000)]
+    made = [new_id("t") for _unused in range(2000)]
     assert len(set(made)) == len(made)
     for position in range(2, 14):
         assert len({text[position] for text in made}) == 32

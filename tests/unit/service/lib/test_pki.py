@@ -38,7 +38,7 @@ def handshake(tmp_path: Path, server: tuple[str, Secret], ca_pem: str, host: str
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = ours.wrap_bio(down, up, server_hostname=host)
     peer = theirs.wrap_bio(up, down, server_side=True)
-    for _ in range(4):
+    for _unused in range(4):
         for side in (client, peer):
             try:
                 side.do_handshake()
@@ -56,10 +56,12 @@ def test_tls_accepts_the_certificate_for_each_of_its_names(
 
 
 def test_tls_and_the_checks_refuse_another_ca(tmp_path: Path, server: tuple[str, Secret]) -> None:
-    other, _ = pki.make_ca("Test CA", NOW)
+    other, _unused = pki.make_ca("Test CA", NOW)
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(tmp_path, server, other, "mooring.example")
-    assert ["did not sign" in problem for problem, _ in pki.problems(*server, other, "mooring.example", NOW)] == [True]
+    assert ["did not sign" in problem for problem, _unused in pki.problems(*server, other, "mooring.example", NOW)] == [
+        True
+    ]
 
 
 @pytest.mark.parametrize("host", ["other.example", "wild.example", "a.b.wild.example", "127.0.0.2"])
@@ -68,18 +70,18 @@ def test_tls_and_the_checks_refuse_another_name(
 ) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(tmp_path, server, ca[0], host)
-    assert ["is not for" in problem for problem, _ in pki.problems(*server, ca[0], host, NOW)] == [True]
+    assert ["is not for" in problem for problem, _unused in pki.problems(*server, ca[0], host, NOW)] == [True]
 
 
 def test_the_checks_find_a_key_of_another_certificate(ca: tuple[str, Secret], server: tuple[str, Secret]) -> None:
-    _, other_key = pki.make_server_certificate(*ca, NAMES, NOW)
+    _unused, other_key = pki.make_server_certificate(*ca, NAMES, NOW)
     found = pki.problems(server[0], other_key, ca[0], "mooring.example", NOW)
-    assert [problem for problem, _ in found] == ["the key does not belong to the certificate"]
+    assert [problem for problem, _unused in found] == ["the key does not belong to the certificate"]
 
 
 def test_the_checks_look_at_the_dates(ca: tuple[str, Secret], server: tuple[str, Secret]) -> None:
     late = NOW + (pki.SERVER_DAYS + 1) * 86400
-    assert [p.split(" at ")[0] for p, _ in pki.problems(*server, ca[0], "mooring.example", late)] == [
+    assert [p.split(" at ")[0] for p, _unused in pki.problems(*server, ca[0], "mooring.example", late)] == [
         "the certificate expired"
     ]
     early = NOW - 86400
@@ -89,7 +91,7 @@ def test_the_checks_look_at_the_dates(ca: tuple[str, Secret], server: tuple[str,
 
 def test_a_certificate_does_not_outlive_its_ca(ca: tuple[str, Secret]) -> None:
     near_the_end = NOW + (pki.CA_DAYS - 10) * 86400
-    certificate, _ = pki.make_server_certificate(*ca, NAMES, near_the_end)
+    certificate, _unused = pki.make_server_certificate(*ca, NAMES, near_the_end)
     assert pki.inspect(certificate).not_after == pki.inspect(ca[0]).not_after
 
 

@@ -20,7 +20,7 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: S
 
 
 async def test_requests_one_after_the_other_share_a_connection(client: Client) -> None:
-    for _ in range(5):
+    for _unused in range(5):
         sink = await client.get()
         assert sink.head is not None
         assert (sink.head.status, sink.body) == (200, b"hello")
@@ -29,7 +29,7 @@ async def test_requests_one_after_the_other_share_a_connection(client: Client) -
 
 
 async def test_requests_at_once_have_a_connection_each_and_leave_them_to_the_next(client: Client) -> None:
-    sinks = [client.ask() for _ in range(4)]
+    sinks = [client.ask() for _unused in range(4)]
     for sink in sinks:
         await sink.done()
     assert client.upstream.connections == 4

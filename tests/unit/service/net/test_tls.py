@@ -128,7 +128,7 @@ async def test_what_came_before_the_upstream_closed_reaches_a_reader_that_was_sl
     upgrade = [(b"Connection", b"Upgrade"), (b"Upgrade", b"SPDY/3.1")] if how == "raw" else []
     sink = Client(pool, None).ask(headers=upgrade, consume=False)
     await until(lambda: sink.body and written.is_set())
-    for _ in range(50):  # the upstream has closed, and we have not read
+    for _unused in range(50):  # the upstream has closed, and we have not read
         await asyncio.sleep(0)
     assert not sink.ended
     assert sink.request is not None

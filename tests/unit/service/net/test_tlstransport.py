@@ -41,7 +41,7 @@ class Peer:
 
     def serve(self, script: Callable[[ssl.SSLSocket], None]) -> None:
         def run() -> None:
-            raw, _ = self.listener.accept()
+            raw, _unused = self.listener.accept()
             raw.settimeout(20)
             with contextlib.suppress(OSError), self.context.wrap_socket(raw, server_side=True) as connection:
                 script(connection)
@@ -96,8 +96,8 @@ class Protocol(asyncio.Protocol):
     def eof_received(self) -> None:
         self.eof = True
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self.lost.append(error)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
 
 
 async def connect(peer: Peer, authority: Authority, pause: bool = False) -> Protocol:
@@ -122,7 +122,7 @@ async def test_a_peer_that_has_closed_while_we_paused_is_still_read_to_its_end(
     await until(lambda: protocol.received)
     if size < 1_000_000:  # it fits into the buffers of the kernel
         await until(peer.closed.is_set)
-        for _ in range(50):  # turns in which the loop can see that the TCP connection has ended
+        for _unused in range(50):  # turns in which the loop can see that the TCP connection has ended
             await asyncio.sleep(0)
     assert not protocol.eof
     assert protocol.transport is not None
@@ -181,7 +181,7 @@ async def test_abort_closes_at_once_and_tells_it_once(peer: Peer, authority: Aut
 
 async def test_a_peer_that_does_not_speak_tls_is_an_error(peer: Peer, authority: Authority) -> None:
     def run() -> None:
-        raw, _ = peer.listener.accept()
+        raw, _unused = peer.listener.accept()
         with raw:
             raw.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             raw.recv(10_000)
@@ -195,7 +195,7 @@ async def test_a_peer_that_does_not_speak_tls_is_an_error(peer: Peer, authority:
 
 async def test_a_peer_that_closes_during_the_handshake_is_an_error(peer: Peer, authority: Authority) -> None:
     def run() -> None:
-        raw, _ = peer.listener.accept()
+        raw, _unused = peer.listener.accept()
         raw.close()
         peer.closed.set()
 

@@ -53,14 +53,16 @@ def passed(world: World, *args: object, **kwargs: object) -> FakeClient:
 def test_without_a_good_bearer_token_nothing_is_said_but_401(world: World, headers: list[tuple[str, str]]) -> None:
     headers = [(name, value.replace("TOKEN", world.bearer("bob"))) for name, value in headers]
     for path in (PODS, "/k8s/clusters/beta/api", "/k8s/clusters/nowhere/api"):
-        code, _, client = refused(world, path, headers=headers)
+        code, _unused, client = refused(world, path, headers=headers)
         assert code == 401
         assert client.header("WWW-Authenticate") == 'Bearer realm="mooring"'
     assert world.audit.records == []
 
 
 def test_two_tokens_are_none(world: World) -> None:
-    code, _, _ = refused(world, PODS, world.bearer("bob"), headers=[("Authorization", "Bearer " + world.bearer("bob"))])
+    code, _unused, _unused = refused(
+        world, PODS, world.bearer("bob"), headers=[("Authorization", "Bearer " + world.bearer("bob"))]
+    )
     assert code == 401
 
 
@@ -118,7 +120,7 @@ def test_cluster_that_is_none_is_404(world: World, ref: str) -> None:
 
 
 def test_stranger_gets_403_with_a_sentence(world: World) -> None:
-    code, message, _ = refused(world, PODS, world.bearer("mallory"))
+    code, message, _unused = refused(world, PODS, world.bearer("mallory"))
     assert code == 403
     assert message.startswith('cluster "alpha" is forbidden to user "mallory": you have no membership')
     (record,) = world.audit.records
@@ -153,7 +155,7 @@ def test_token_for_another_cluster_is_403_also_for_administrators(world: World, 
 )
 @pytest.mark.parametrize("who", ["bob", "root"])
 def test_client_impersonation_is_403_that_says_so(world: World, name: str, who: str) -> None:
-    code, message, _ = refused(world, PODS, world.bearer(who), headers=[(name, "root")])
+    code, message, _unused = refused(world, PODS, world.bearer(who), headers=[(name, "root")])
     assert code == 403
     assert "--as" in message
 
@@ -166,7 +168,7 @@ def test_unauthenticated_impersonation_is_just_401(world: World) -> None:
     "origin", ["https://evil.test", "null", "http://mooring.test", "https://mooring.test.evil.test"]
 )
 def test_web_page_of_another_site_may_not_upgrade(world: World, origin: str) -> None:
-    code, _, _ = refused(
+    code, _unused, _unused = refused(
         world, PODS + "/p/exec", world.bearer("bob"), upgrade="websocket", headers=[("Origin", origin)]
     )
     assert code == 403
@@ -193,7 +195,7 @@ def test_nothing_is_forwarded_that_cannot_be_recorded(world: World) -> None:
 
 def test_bounds_are_429_with_retry_after() -> None:
     world = make_world(ChainSettings(max_per_user=2, max_per_cluster=3))
-    for _ in range(2):
+    for _unused in range(2):
         passed(world, PODS, world.bearer("bob"))
     client = FakeClient()
     assert world.chain.handle(client, request(PODS, world.bearer("bob"))) is None

@@ -38,7 +38,8 @@ async def test_migrating_again_changes_nothing(empty_url: str) -> None:
         assert (await store.revision())[0] is None
         await store.migrate()
         at, newest = await store.revision()
-        assert at == newest is not None
+        assert newest is not None
+        assert at == newest
         await store.migrate()
         assert await store.revision() == (at, newest)
     finally:

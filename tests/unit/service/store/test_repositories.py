@@ -26,7 +26,7 @@ async def test_pages_follow_each_other_in_byte_order_whatever_the_locale(store: 
     await add_users(store, *reversed(names))
     seen: list[str] = []
     after = None
-    for _ in range(10):
+    for _unused in range(10):
         async with store.read() as tx:
             page = await tx.users.page(Paging(3, after))
         assert page.total == len(names)
@@ -54,7 +54,7 @@ async def test_a_page_never_holds_more_than_500(store: SqlStore) -> None:
 async def test_tokens_of_one_instant_are_all_listed(store: SqlStore) -> None:
     owner = (await add_users(store, "ann"))[0]
     async with store.write() as tx:
-        made = {(await tx.tokens.add(make.token(owner))).id for _ in range(7)}
+        made = {(await tx.tokens.add(make.token(owner))).id for _unused in range(7)}
     seen: list[str] = []
     after: tuple[str, ...] | None = None
     async with store.read() as tx:

@@ -54,7 +54,7 @@ async def test_a_cancelled_writer_either_commits_and_tells_or_does_neither(store
                 await tx.users.add(make.user(name), None)
 
         task = asyncio.get_running_loop().create_task(write())
-        for _ in range(steps):
+        for _unused in range(steps):
             await asyncio.sleep(0)
         task.cancel()
         kept = await asyncio.gather(task, return_exceptions=True)  # as a log does, which keeps the traceback alive

@@ -213,7 +213,7 @@ async def test_a_connection_that_dies_ends_every_stream_on_both_sides(connect: A
         return upstreams[-1]
 
     ends: Ends = await connect(accept)
-    sinks = [Recorder() for _ in range(5)]
+    sinks = [Recorder() for _unused in range(5)]
     for sink in sinks:
         start(ends, sink)
     for sink in sinks:
@@ -411,7 +411,7 @@ async def test_frames_that_came_with_the_request_head_are_not_lost() -> None:
 
     hello = frames.pack_hello(Hello(instance="hasty" * 30, version="0"))
     async with listening(take) as port:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        _unused, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(
             b"GET /tunnel/connect HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -465,7 +465,7 @@ async def test_bytes_that_arrive_in_any_pieces_make_the_same_frames() -> None:
             await agent.wait_ready()
             await sessions[0].wait_ready()
         ends = Ends(sessions[0], agent)
-        body = bytes(random.getrandbits(8) for _ in range(300_000))
+        body = bytes(random.getrandbits(8) for _unused in range(300_000))
         sink = Recorder()
         stream = start(ends, sink)
         for at in range(0, len(body), 10_000):

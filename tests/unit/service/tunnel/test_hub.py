@@ -117,7 +117,7 @@ async def test_an_agent_that_dials_again_is_reached_by_its_new_session() -> None
     watched.hub.add("c-1", half_open)
     new = session("agent-1")
     watched.hub.add("c-1", new)
-    for _ in range(3):  # also when the old one has fewer streams
+    for _unused in range(3):  # also when the old one has fewer streams
         assert watched.hub.session_for("c-1") is new
         new.open(b"x", Recorder())
     half_open.link_lost("nothing was received for 15 s")

@@ -94,7 +94,7 @@ def test_a_link_that_stands_still_is_waited_for() -> None:
     link = Link(2e6)
     link.run(1)
     delay = link.pace.wrote(50_000, link.now)
-    for _ in range(1000):
+    for _unused in range(1000):
         assert delay is not None
         link.now += delay
         delay = link.pace.look(50_000, link.now)

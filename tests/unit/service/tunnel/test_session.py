@@ -86,7 +86,7 @@ def at(recorder: Recorder) -> Stream:
 
 async def settled() -> None:
     """Let everything that is due happen: a memory link needs a few turns of the loop, and no time."""
-    for _ in range(20):
+    for _unused in range(20):
         await asyncio.sleep(0)
 
 
@@ -109,9 +109,9 @@ async def test_an_exchange_calls_each_sink_once_per_thing_that_happened() -> Non
 
 async def test_what_is_queued_in_one_turn_leaves_in_one_write() -> None:
     pair = await Pair().ready()
-    sinks = [await pair.open() for _ in range(3)]
+    sinks = [await pair.open() for _unused in range(3)]
     before = len(pair.to_server.writes)
-    for _, upstream in sinks:
+    for _unused, upstream in sinks:
         at(upstream).opened(HEAD)
         at(upstream).write(b"body", fin=True)
     await settled()
@@ -125,7 +125,7 @@ async def test_answers_to_a_batch_of_frames_leave_in_one_write() -> None:
 
     pair = await Pair(on_open=answer).ready()
     before = len(pair.to_server.writes)
-    for _ in range(5):
+    for _unused in range(5):
         pair.server.open(GET, Recorder(), True)
     await settled()
     assert [len(write) for write in pair.to_server.writes[before:]] == [5]
@@ -159,7 +159,7 @@ async def test_a_writer_that_does_not_stop_loses_its_stream_and_hears_of_it() ->
     client, upstream = await pair.open()
     client.greedy = False
     at(upstream).opened(HEAD)
-    for _ in range(40):
+    for _unused in range(40):
         at(upstream).write(bytes(1000))
     assert upstream.calls == []  # not from within its own call
     await settled()
@@ -246,7 +246,7 @@ async def test_a_sink_that_raises_loses_its_stream_and_nothing_else(callback: st
 
 async def test_a_lost_link_resets_what_was_sent_and_gives_back_what_was_not() -> None:
     pair = await Pair().ready()
-    sent, _ = await pair.open()
+    sent, _unused = await pair.open()
     pair.to_agent.free = 0
     unsent = Recorder()
     pair.server.open(GET, unsent, True)
@@ -268,7 +268,7 @@ async def test_a_lost_link_resets_what_was_sent_and_gives_back_what_was_not() ->
 
 async def test_a_peer_that_breaks_the_protocol_is_told_and_left() -> None:
     pair = await Pair().ready()
-    client, _ = await pair.open()
+    client, _unused = await pair.open()
     pair.server.frame_received(frames.frame(frames.DATA, 99, b"x"), True)
     assert pair.server.close_code is Code.PROTOCOL
     assert pair.to_agent.closed == (Code.PROTOCOL, "stream 99 was never opened")
@@ -281,8 +281,8 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_left() -> None:
 async def test_a_peer_that_does_not_read_is_left() -> None:
     pair = await Pair(Limits(control_buffer=10_000)).ready()
     pair.to_server.free = 0
-    sinks = [await pair.open() for _ in range(3)]
-    for _, upstream in sinks:
+    sinks = [await pair.open() for _unused in range(3)]
+    for _unused, upstream in sinks:
         at(upstream).opened(bytes(5000))
     await settled()
     assert pair.agent.close_code is Code.FLOW_CONTROL
@@ -328,7 +328,7 @@ async def test_drain_lets_open_streams_finish() -> None:
 
 async def test_drain_has_a_deadline() -> None:
     pair = await Pair().ready()
-    client, _ = await pair.open()
+    client, _unused = await pair.open()
     async with asyncio.timeout(20):
         await pair.server.drain(0.01)
     assert client.calls == ["reset"]
@@ -351,7 +351,7 @@ async def test_an_agent_that_goes_away_gives_back_what_it_did_not_see() -> None:
 async def test_a_session_whose_ids_are_used_up_retires_and_closes_when_its_streams_are_done() -> None:
     pair = await Pair().ready()
     pair.server.mux._last_id = pair.agent.mux._last_id = frames.MAX_STREAM_ID - 2
-    _, upstream = await pair.open()
+    _unused, upstream = await pair.open()
     with pytest.raises(SessionClosed):
         pair.server.open(GET, Recorder())
     await settled()
@@ -408,7 +408,7 @@ async def test_closing_before_the_link_is_there_closes_the_link() -> None:
 async def test_a_bulk_stream_lets_the_loop_go_on() -> None:
     pair = await Pair(Limits(send_buffer=8 << 20), window=16 << 20).ready()
     pair.to_server.free = 64 * 1024
-    _, upstream = await pair.open()
+    _unused, upstream = await pair.open()
     at(upstream).opened(HEAD)
     at(upstream).write(bytes(8 << 20))
     before = len(pair.to_server.writes)

@@ -103,7 +103,7 @@ def test_a_head_over_128_kib_is_our_error_to_send_and_the_peers_to_have_sent() -
     with pytest.raises(LocalError):
         frames.heads(frames.OPEN, 1, bytes(frames.MAX_HEAD + 1))
     pieces = frames.Pieces()
-    for _ in range(4):
+    for _unused in range(4):
         assert pieces.add(frames.OPEN, frames.MORE, 1, bytes(frames.MAX_PAYLOAD)) is None
     with pytest.raises(RemoteError, match="over 128 KiB"):
         pieces.add(frames.OPEN, 0, 1, b"x")

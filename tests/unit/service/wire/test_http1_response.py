@@ -92,7 +92,7 @@ def test_a_response_that_is_cut_short_is_never_complete(body: bytes, data: st.Da
     raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + encode_chunk(body) + LAST_CHUNK
     short = raw[: data.draw(st.integers(0, len(raw) - 1))]
     reader = ResponseReader(b"GET")
-    _, _, ended = collect(reader, short)
+    _unused, _unused, ended = collect(reader, short)
     assert not ended
     assert not reader.keep_alive
     with pytest.raises(BadMessage, match="connection closed"):
@@ -184,7 +184,7 @@ def test_continue_before_the_final_response_is_dropped() -> None:
 
 def test_a_body_without_a_length_ends_when_the_peer_closes_and_not_before() -> None:
     reader = ResponseReader(b"GET")
-    _, body, ended = collect(reader, b"HTTP/1.0 200 OK\r\n\r\n", b"some", b"thing")
+    _unused, body, ended = collect(reader, b"HTTP/1.0 200 OK\r\n\r\n", b"some", b"thing")
     assert (body, ended) == (b"something", False)
     assert reader.eof() == [End()]
     assert not reader.keep_alive
@@ -197,7 +197,7 @@ def test_a_body_without_a_length_ends_when_the_peer_closes_and_not_before() -> N
 )
 def test_a_connection_with_unasked_bytes_is_not_used_again(first: bytes, extra: bytes) -> None:
     reader = ResponseReader(b"GET")
-    _, body, ended = collect(reader, b"HTTP/1.1 200 OK\r\n" + first + extra)
+    _unused, body, ended = collect(reader, b"HTTP/1.1 200 OK\r\n" + first + extra)
     assert (body, ended, reader.keep_alive) == (b"ok", True, False)
 
 

@@ -222,7 +222,7 @@ def test_a_reset_of_a_stream_that_has_not_left_sends_nothing() -> None:
 
 def test_opens_that_were_taken_back_do_not_count_as_waiting() -> None:
     pipe = Pipe(limits=Limits(open_backlog=1000))
-    for _ in range(100):
+    for _unused in range(100):
         pipe.server.reset(pipe.server.open(bytes(900), True), Code.CANCEL)
     assert pipe.open("still possible")
 
@@ -425,7 +425,7 @@ def test_stream_ids_that_are_used_up_end_in_an_error_of_ours_not_of_the_peer() -
 
 def test_a_peer_that_does_not_read_cannot_make_us_queue_for_ever() -> None:
     pipe = Pipe(limits=Limits(control_buffer=10_000, open_backlog=1000))
-    for _ in range(10):
+    for _unused in range(10):
         pipe.server.open(bytes(100), True)
     with pytest.raises(Busy):
         pipe.server.open(b"one more")

@@ -21,7 +21,7 @@ def received(events: Sequence[Event]) -> int:
 
 
 def order(taken: list[bytes]) -> list[tuple[int, int]]:
-    return [(kind, stream) for kind, _, stream in map(frames.split, taken)]
+    return [(kind, stream) for kind, _unused, stream in map(frames.split, taken)]
 
 
 # -- credit
@@ -115,7 +115,7 @@ def test_late_data_on_a_stream_that_we_reset_still_has_a_bound() -> None:
 
 def test_the_memory_of_reset_streams_is_bounded() -> None:
     pipe = Pipe(limits=Limits(reset_memory=10))
-    for _ in range(50):
+    for _unused in range(50):
         pipe.server.reset(pipe.opened(), Code.CANCEL)
         pipe.settle()
     assert len(pipe.server._was_reset) == 10
@@ -128,7 +128,7 @@ def test_the_memory_of_reset_streams_is_bounded() -> None:
 def pump(pipe: Pipe, stream_id: int, rounds: int, seconds: float, tag: str = "s") -> list[int]:
     """Move bulk data from the agent for some rounds, each so long; returns what arrived in each."""
     amounts = []
-    for _ in range(rounds):
+    for _unused in range(rounds):
         while pipe.agent.send_data(stream_id, bytes(65536)):
             pass
         events = [event for event in pipe.to_server() if isinstance(event, DataReceived) and event.tag == tag]
@@ -191,7 +191,7 @@ def test_a_writer_that_has_ended_is_not_told_to_go_on() -> None:
 def test_a_writer_that_goes_on_regardless_is_stopped() -> None:
     pipe = Pipe(limits=Limits(send_buffer=1000), server={"window": frames.MIN_WINDOW})
     stream_id = pipe.opened()
-    for _ in range(4):
+    for _unused in range(4):
         pipe.agent.send_data(stream_id, bytes(1000))
     with pytest.raises(Overrun):
         pipe.agent.send_data(stream_id, b"x")
@@ -236,7 +236,7 @@ def test_bulk_streams_take_turns() -> None:
     for stream_id in streams:
         pipe.agent.send_data(stream_id, bytes(8 * frames.MAX_PAYLOAD))
     taken = order(pipe.agent.frames_to_send(1 << 30))
-    assert [stream for _, stream in taken] == streams * 8
+    assert [stream for _unused, stream in taken] == streams * 8
 
 
 def test_control_frames_and_new_streams_go_before_data() -> None:
@@ -273,7 +273,7 @@ def test_the_caller_decides_how_much_leaves() -> None:
 def test_small_pieces_leave_together() -> None:
     pipe = Pipe()
     stream_id = pipe.opened()
-    for _ in range(100):
+    for _unused in range(100):
         pipe.agent.send_data(stream_id, b"log line\n")
     assert pipe.to_server() == [DataReceived("s", b"log line\n" * 100, False)]
 

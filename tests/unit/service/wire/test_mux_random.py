@@ -156,7 +156,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.models)
     @rule()
     def let_everything_finish(self) -> None:
-        for _ in range(1000):
+        for _unused in range(1000):
             for model in self.models.values():
                 if not model.broken:
                     self.pipe.server.consume(model.id, model.to_server.unread, self.pipe.now)
@@ -250,6 +250,6 @@ def test_a_body_is_the_same_however_it_was_cut(cuts: list[int], seed: int) -> No
 def test_a_frame_after_an_error_does_not_revive_the_session() -> None:
     pipe = Pipe()
     pipe.opened()
-    for _ in range(2):
+    for _unused in range(2):
         with pytest.raises(RemoteError):
             pipe.server.receive_frame(frames.frame(frames.DATA, 99, b"x"), pipe.now)

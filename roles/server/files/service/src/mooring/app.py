@@ -268,7 +268,7 @@ class Server:
         )
         listener = _unix_listener(config.api_socket)
         task = self._tasks.spawn(server.serve(sockets=[listener]), "api")
-        task.add_done_callback(lambda _: self._api_died.set())
+        task.add_done_callback(lambda _unused: self._api_died.set())
 
         async def end() -> None:
             server.should_exit = True

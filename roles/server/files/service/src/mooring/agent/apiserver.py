@@ -47,7 +47,7 @@ def is_long_running(head: RequestHead) -> bool:
 
     Such a request lasts until its client goes or the connection dies, which keep-alive notices.
     """
-    path, _, query = head.target.decode("ascii").partition("?")
+    path, _unused, query = head.target.decode("ascii").partition("?")
     if _LONG.search(path) or "/watch/" in path or b"upgrade" in connection_tokens(head.headers):
         return True
     return "watch=" in query and parse_qs(query).get("watch", [""])[0] in ("1", "true")

@@ -84,11 +84,11 @@ class ApiServerConfig:
             raise BadConfig(f"the service account token cannot be read: {error}") from None
 
 
-def load(options: AgentOptions, environ: Mapping[str, str] = os.environ) -> ApiServerConfig:
+def load(options: AgentOptions, environ: Mapping[str, str] | None = None) -> ApiServerConfig:
     """Finds the API server. Raises BadConfig (or its sibling `net.tls.BadTrust`)."""
     if options.kubeconfig is not None:
         return from_kubeconfig(options.kubeconfig, options.context)
-    return in_cluster(environ)
+    return in_cluster(os.environ if environ is None else environ)
 
 
 def in_cluster(environ: Mapping[str, str], account: Path = SERVICE_ACCOUNT) -> ApiServerConfig:

@@ -183,8 +183,8 @@ class _Link:
         """One session from dial to end: why it ended, and a delay if it is not to be the usual one."""
         session = self._dialer.new_session(self.url)
         leaving = asyncio.Event()
-        session.on_going_away = lambda _: leaving.set()
-        session.on_close = lambda *_: leaving.set()
+        session.on_going_away = lambda _unused: leaving.set()
+        session.on_close = lambda *_unused: leaving.set()
         token, context = self._dialer.credentials()
         headers = [("Authorization", f"Bearer {token}"), ("User-Agent", f"mooring-agent/{VERSION}")]
         try:

@@ -66,7 +66,7 @@ def check_head(head: RequestHead) -> Headers:
         raise Refused(Code.BAD_REQUEST, "this method is not forwarded")
     if connection_tokens(head.headers) - _CONNECTION_OPTIONS:
         raise Refused(Code.BAD_REQUEST, "Connection names other headers")
-    for name, _ in head.headers:
+    for name, _unused in head.headers:
         lower = name.lower()
         if lower in _FORBIDDEN or lower.startswith(_FORBIDDEN_PREFIX):
             raise Refused(Code.BAD_REQUEST, f"the request carries {lower.decode()}, which is not the server's to give")

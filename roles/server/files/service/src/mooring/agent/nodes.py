@@ -114,5 +114,7 @@ class Nodes:
             cells = row.get("cells") or []
             if len(cells) > max(self._columns):
                 # "Ready", "NotReady", "Ready,SchedulingDisabled"
-                rows.append((str(cells[self._columns[0]]), str(cells[self._columns[1]]).split(",")[0] == "Ready"))
+                rows.append(
+                    (str(cells[self._columns[0]]), str(cells[self._columns[1]]).split(",", maxsplit=1)[0] == "Ready")
+                )
         return rows

@@ -72,7 +72,7 @@ class Guard:
                     self._queries[path, method.upper()] = names
 
     def _authenticate(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
-        scheme, _, bearer = connection.headers.get("Authorization", "").partition(" ")
+        scheme, _unused, bearer = connection.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not bearer.strip():
             metrics.AUTH_FAILURES.labels("missing").inc()
             raise unauthenticated("a bearer token is needed", hint="log in with POST /api/v1/login or 'mooring login'")

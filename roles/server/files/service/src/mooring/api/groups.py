@@ -148,7 +148,7 @@ async def delete_group(ref: PathRef, services: Deps, if_match: IfMatch = None) -
 
 async def _changes(tx: Transaction, group: Group, data: GroupEdit) -> tuple[set[str], set[str]]:
     """Who joins and who leaves."""
-    before = {user_id for user_id, _ in group.members}
+    before = {user_id for user_id, _unused in group.members}
     if data.members is not UNSET:
         after = set(await _user_ids(tx, "members", data.members))
         return after - before, before - after
@@ -173,7 +173,7 @@ def _out(group: Group) -> GroupOut:
         name=group.name,
         description=group.description,
         builtin=group.builtin,
-        members=[name for _, name in group.members],
+        members=[name for _unused, name in group.members],
         created_at=time_text(group.created_at) or "",
         updated_at=time_text(group.updated_at) or "",
         version=group.version,

@@ -43,11 +43,9 @@ class ClusterControl(Protocol):
 
     def note_refused(self, cluster_id: str, reason: str) -> None:
         """An agent that says it is this cluster's was refused."""
-        ...
 
     def note_registered(self, cluster_id: str) -> None:
         """The cluster's agent has registered."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

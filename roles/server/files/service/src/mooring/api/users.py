@@ -162,7 +162,7 @@ async def edit_user(
         groups_change = False
         if data.groups is not UNSET:
             group_ids = await _group_ids(tx, data.groups)
-            groups_change = set(group_ids) != {group_id for group_id, _ in user.groups}
+            groups_change = set(group_ids) != {group_id for group_id, _unused in user.groups}
             if groups_change:
                 await tx.users.set_groups(user.id, group_ids, now)
         if hashed is not None:
@@ -253,7 +253,7 @@ def _out(user: User) -> UserOut:
         uid=user.uid,
         display_name=user.display_name,
         enabled=user.enabled,
-        groups=[name for _, name in user.groups],
+        groups=[name for _unused, name in user.groups],
         created_at=time_text(user.created_at) or "",
         updated_at=time_text(user.updated_at) or "",
         version=user.version,

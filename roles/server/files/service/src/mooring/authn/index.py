@@ -123,7 +123,7 @@ class Index:
         user = self._users.get(user_id)
         if members is None or user is None:
             return set()
-        facts = {members.groups[group_id] for group_id, _ in user.groups if group_id in members.groups}
+        facts = {members.groups[group_id] for group_id, _unused in user.groups if group_id in members.groups}
         if user.id in members.users:
             facts.add(members.users[user.id])
         return facts
@@ -208,7 +208,7 @@ class Index:
         identity = self._identities.get(token.id)
         if identity is None:
             user = self._users[token.user_id]
-            groups = tuple(name for _, name in user.groups)
+            groups = tuple(name for _unused, name in user.groups)
             identity = Identity(
                 user_id=user.id,
                 user=user.name,

@@ -39,7 +39,7 @@ class LoginThrottle:
 
     def begin(self, user: str, source: str, now: float) -> None:
         """A try begins. It counts as a wrong password until `succeeded`, so that tries side by side gain nothing."""
-        for key in {(source, user), (source, "")}:
+        for key in dict.fromkeys(((source, user), (source, ""))):
             entry = self._entries.get(key)
             if entry is None or now - entry.last > FORGET_AFTER:
                 entry = self._entries[key] = _Entry()

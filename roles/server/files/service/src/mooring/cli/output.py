@@ -37,7 +37,9 @@ def show_list(items: Iterable[Mapping[str, Any]], columns: Columns, output: str)
     if not rows:
         click.echo("none", err=True)
         return
-    cells = [[heading for heading, _ in columns]] + [[_text(_dig(row, key)) for _, key in columns] for row in rows]
+    cells = [[heading for heading, _unused in columns]] + [
+        [_text(_dig(row, key)) for _unused, key in columns] for row in rows
+    ]
     widths = [max(_width(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
         padded = [text + " " * (width - _width(text)) for text, width in zip(line, widths, strict=True)]

@@ -42,9 +42,11 @@ class Login:
     expires_at: str = ""
 
 
-def folder(environment: Mapping[str, str] = os.environ) -> Path:
+def folder(environment: Mapping[str, str] | None = None) -> Path:
     """The folder of the command's own files (XDG base directory specification)."""
-    base = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    base = (os.environ if environment is None else environment).get("XDG_CONFIG_HOME") or os.path.expanduser(
+        "~/.config"
+    )
     return Path(base) / "mooring"
 
 
@@ -118,11 +120,12 @@ class Profile:
             ) from None
 
 
-def active(url: str | None = None, environment: Mapping[str, str] = os.environ, path: Path | None = None) -> Login:
+def active(url: str | None = None, environment: Mapping[str, str] | None = None, path: Path | None = None) -> Login:
     """The login to use: the environment's, else the remembered one for `url`, else the current one.
 
     Raises NotLoggedIn, or MooringError when MOORING_CA_FILE cannot be read.
     """
+    environment = os.environ if environment is None else environment
     wanted = normal_url(url) if url else ""
     named = environment.get("MOORING_URL", "")
     named = normal_url(named) if named else ""
@@ -140,9 +143,9 @@ def active(url: str | None = None, environment: Mapping[str, str] = os.environ, 
     raise NotLoggedIn(f"you are not logged in{where}", f"run: mooring login {chosen or 'https://HOST:PORT'}")
 
 
-def environment_ca(environment: Mapping[str, str] = os.environ) -> str:
+def environment_ca(environment: Mapping[str, str] | None = None) -> str:
     """The CA bundle that MOORING_CA_FILE names, or nothing. Raises MooringError."""
-    file = environment.get("MOORING_CA_FILE", "")
+    file = (os.environ if environment is None else environment).get("MOORING_CA_FILE", "")
     if not file:
         return ""
     try:

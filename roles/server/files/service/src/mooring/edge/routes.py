@@ -64,7 +64,7 @@ class Routes:
             return self._chain.handle(client, request)
         path = target.split(b"?", 1)[0]
         # The chain refuses these after authentication, with a sentence about --as; elsewhere they have no business.
-        if any(verdict(name) == "impersonation" for name, _ in request.head.headers):
+        if any(verdict(name) == "impersonation" for name, _unused in request.head.headers):
             self._no(client, Refused(403, "Impersonate-* headers are not taken here"))
             return None
         if path == TUNNEL:

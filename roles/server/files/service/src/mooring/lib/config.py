@@ -236,7 +236,7 @@ def parse(data: dict[str, Any], path: Path) -> Config:
 
 def _explain(error: msgspec.ValidationError, path: Path) -> ConfigError:
     """Turns `Expected `int`, got `str` - at `$.limits.x`` into a sentence about the setting `limits.x`."""
-    message, _, where = str(error).partition(" - at `$")
+    message, _unused, where = str(error).partition(" - at `$")
     section = where.rstrip("`").lstrip(".")
     unknown = re.search(r"unknown field `([^`]+)`", message)
     if unknown:
@@ -251,7 +251,7 @@ def _explain(error: msgspec.ValidationError, path: Path) -> ConfigError:
 
 
 def _description(name: str) -> str:
-    section, _, field = name.partition(".")
+    section, _unused, field = name.partition(".")
     if section not in _SECTIONS:
         return ""
     if not field:

@@ -55,6 +55,6 @@ class Supervisor:
             task.cancel()
         if not tasks:
             return
-        _, pending = await asyncio.wait(tasks, timeout=timeout)
+        _unused, pending = await asyncio.wait(tasks, timeout=timeout)
         for task in pending:
             self._log.error("task did not end", task=task.get_name(), timeout=timeout)

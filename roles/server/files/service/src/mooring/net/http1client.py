@@ -92,7 +92,8 @@ class Http1Pool:
         else:
             self._dialling.add(request)
             task = self._tasks.spawn(self._dial(request), "dial")
-            task.add_done_callback(lambda _: self._dialling.discard(request))  # also when cancelled before it began
+            # also when cancelled before it began
+            task.add_done_callback(lambda _unused: self._dialling.discard(request))
             request.connecting(task)
 
     async def _dial(self, request: UpstreamRequest) -> None:

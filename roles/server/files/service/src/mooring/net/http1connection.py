@@ -431,14 +431,14 @@ class Connection(asyncio.Protocol):
         if self.request is not None:
             self.request.writable()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self._transport = None
         self._stop_timer()
         self._pool.gone(self)
         request, self.request = self.request, None
         if request is not None:
-            request.lost(error)
+            request.lost(exc)
 
     def _write_late(self) -> None:
         if self.request is not None:

@@ -47,7 +47,7 @@ def tcp_connector(
     async def connect(factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
         transport: asyncio.Transport
         if context is None:
-            transport, _ = await asyncio.get_running_loop().create_connection(factory, host, port)
+            transport, _unused = await asyncio.get_running_loop().create_connection(factory, host, port)
         else:
             transport = await tlstransport.connect(factory, host, port, context, server_name or host, HANDSHAKE_TIMEOUT)
         tune(transport)
@@ -60,7 +60,7 @@ def unix_connector(path: str) -> Connector:
     """Dials the unix socket at `path`."""
 
     async def connect(factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
-        transport, _ = await asyncio.get_running_loop().create_unix_connection(factory, path)
+        transport, _unused = await asyncio.get_running_loop().create_unix_connection(factory, path)
         return transport
 
     return connect

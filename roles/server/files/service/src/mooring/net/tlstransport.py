@@ -304,5 +304,5 @@ class _Below(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._above.room(True)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._above.lost(error)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._above.lost(exc)

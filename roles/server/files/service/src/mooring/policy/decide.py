@@ -19,12 +19,10 @@ class Subject(Protocol):
     @property
     def admin(self) -> bool:
         """Whether the user is in the built-in group `admins`."""
-        ...
 
     @property
     def token_cluster(self) -> str | None:
         """The id of the only cluster that the token is good for, or None."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

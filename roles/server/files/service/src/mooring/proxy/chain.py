@@ -119,7 +119,7 @@ class Chain:
     def route(self, target: bytes) -> tuple[ClusterView, bytes]:
         """The cluster that a target names, and the rest of the target as the cluster gets it. Raises Refused."""
         path, mark, query = target[len(PREFIX) :].partition(b"?")
-        ref, _, rest = path.partition(b"/")
+        ref, _unused, rest = path.partition(b"/")
         if _CLUSTER.fullmatch(ref) is None:
             raise Refused(404, "there is no such cluster: the URL must be /k8s/clusters/<name or id>/<Kubernetes path>")
         cluster = self.index.cluster(ref.decode("ascii"))

@@ -43,7 +43,7 @@ def request_info(method: str, target: str) -> RequestInfo:
 
 
 def _read(method: str, target: str) -> RequestInfo:
-    raw, _, query = target.partition("?")
+    raw, _unused, query = target.partition("?")
     path = printable(unquote(raw)) if "%" in raw else raw
     parts = path.strip("/").split("/")
     other = RequestInfo(False, method.lower(), path)
@@ -89,7 +89,7 @@ def _collection(verb: str, query: str) -> tuple[str, str]:
     watch = options.get("watch")
     verb = "watch" if watch is not None and watch != "0" and watch.lower() != "false" else "list"
     for term in options.get("fieldSelector", "").split(","):
-        key, _, value = term.partition("=")
+        key, _unused, value = term.partition("=")
         if key == "metadata.name" and value.removeprefix("="):
             return verb, value.removeprefix("=")
     return verb, ""

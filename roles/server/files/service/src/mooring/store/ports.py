@@ -74,7 +74,6 @@ class Clusters(Protocol):
 
     async def add(self, cluster: Cluster) -> Cluster:
         """Raises Taken."""
-        ...
 
     async def edit(
         self, cluster_id: str, now: float, *, description: str | None = None, labels: Mapping[str, str] | None = None
@@ -84,17 +83,14 @@ class Clusters(Protocol):
         self, cluster_id: str, now: float, *, public_key: bytes, cluster_uid: str, agent: str, kubernetes: str
     ) -> Cluster:
         """Pin the agent's key and the uid. Raises Taken if another cluster has this uid."""
-        ...
 
     async def set_status(self, cluster_id: str, status: ClusterStatus) -> None:
         """Nothing happens if the cluster is gone."""
-        ...
 
     async def seen(self, cluster_ids: Iterable[str], now: float) -> None: ...
 
     async def all_disconnected(self, reason: str) -> int:
         """Every connected cluster becomes disconnected; how many there were."""
-        ...
 
     async def remove(self, cluster_id: str) -> None: ...
 
@@ -122,7 +118,6 @@ class Users(Protocol):
 
     async def add(self, user: User, password_hash: Secret | None) -> User:
         """`user.groups` is ignored; membership is written by Groups. Raises Taken."""
-        ...
 
     async def edit(
         self, user_id: str, now: float, *, display_name: str | None = None, enabled: bool | None = None
@@ -144,7 +139,6 @@ class Groups(Protocol):
 
     async def add(self, group: Group) -> Group:
         """`group.members` is ignored. Raises Taken."""
-        ...
 
     async def edit(self, group_id: str, now: float, *, description: str | None = None) -> Group: ...
 
@@ -156,7 +150,6 @@ class Groups(Protocol):
 
     async def enabled_admins(self) -> int:
         """How many enabled users the built-in group of administrators has."""
-        ...
 
 
 class Tokens(Protocol):
@@ -183,7 +176,6 @@ class Tokens(Protocol):
 
     async def purge(self, before: float) -> int:
         """Delete tokens that ended (revoked or expired) before this time."""
-        ...
 
 
 class Memberships(Protocol):
@@ -195,7 +187,6 @@ class Memberships(Protocol):
 
     async def add(self, membership: Membership) -> Membership:
         """Raises Taken."""
-        ...
 
     async def remove(self, membership_id: str) -> None: ...
 
@@ -228,15 +219,12 @@ class Transaction(Protocol):
 class Store(Protocol):
     def read(self) -> AbstractAsyncContextManager[Transaction]:
         """One consistent view. Raises StoreUnavailable."""
-        ...
 
     def write(self) -> AbstractAsyncContextManager[Transaction]:
         """Commits at the end, or rolls back if the body raises. Raises StoreUnavailable."""
-        ...
 
     def on_commit(self, listener: Callable[[Delta], None]) -> None:
         """Call the listener with what each commit changed, before `write()` returns."""
-        ...
 
     async def snapshot(self, now: float) -> Snapshot: ...
 

@@ -377,7 +377,7 @@ async def _dial(
 ) -> asyncio.Transport:
     # The loop's own TLS. aiofastnet's is faster and keeps the peer's certificate in a temporary file on the way: where
     # the root file system is read-only, its handshake never ends.
-    transport, _ = await asyncio.get_running_loop().create_connection(
+    transport, _unused = await asyncio.get_running_loop().create_connection(
         asyncio.Protocol,
         host,
         port or (443 if secure else 80),

@@ -87,7 +87,7 @@ class StreamState:
         if data:
             if self.queued >= 4 * limit:
                 raise Overrun(f"stream {self.id}: {self.queued} bytes queued, the writer ignores back-pressure")
-            self.chunks.append(data if type(data) is bytes else bytes(data))
+            self.chunks.append(data if isinstance(data, bytes) else bytes(data))
             self.queued += len(data)
         if fin:
             self.fin_queued = True

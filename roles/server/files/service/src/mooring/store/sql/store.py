@@ -190,7 +190,7 @@ class SqlStore:
             self._log.error("the database does not answer", error=_brief(error))
             raise StoreUnavailable("the database does not answer", "try again; the server's log says more") from error
         except DBAPIError as error:
-            if type(error) is DatabaseError:  # not one of its kinds: SQLite says so of a file that it cannot read
+            if error.__class__ is DatabaseError:  # not one of its kinds: SQLite says so of a file that it cannot read
                 self._log.error("the database cannot be read", error=_brief(error))
                 raise StoreUnavailable("the database cannot be read", "restore it from a backup") from error
             if not error.connection_invalidated:
