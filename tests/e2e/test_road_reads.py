@@ -61,22 +61,18 @@ def test_ten_thousand_config_maps_arrive_complete_in_pages_and_at_once(road: Roa
     connect.request("GET", path, headers=headers)
     whole = json.loads(connect.getresponse().read())
     assert len([item for item in whole["items"] if item["metadata"]["name"].startswith("m")]) == 10_000
+    # the API server compresses what is over 128 KB, for clients that can read it
+    connect.request("GET", path, headers={**headers, "Accept-Encoding": "gzip"})
+    answer = connect.getresponse()
+    body = answer.read()
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert json.loads(gzip.decompress(body)) == whole
 
 
 def connection(road: Road) -> tuple[http.client.HTTPSConnection, dict[str, str]]:
     context = ssl.create_default_context(cafile=str(road.server.ca))
     connect = http.client.HTTPSConnection(road.server.address, road.server.port, context=context, timeout=60)
     return connect, {"Authorization": f"Bearer {road.server.admin_token}"}
-
-
-def test_a_compressed_answer_arrives_as_the_cluster_compressed_it(road: Road) -> None:
-    connect, headers = connection(road)
-    path = f"/k8s/clusters/{CLUSTER}/apis/rbac.authorization.k8s.io/v1/clusterroles"
-    connect.request("GET", path, headers={**headers, "Accept-Encoding": "gzip", "Accept": "application/json"})
-    answer = connect.getresponse()
-    body = answer.read()
-    assert answer.headers["Content-Encoding"] == "gzip"
-    assert json.loads(gzip.decompress(body))["kind"] == "ClusterRoleList"
 
 
 def test_errors_of_the_cluster_arrive_unchanged(road: Road) -> None:
