@@ -58,7 +58,7 @@ bench: venv ## Requests per second and latency, beside the direct call
 	@$(PY) -m bench
 
 testbed-up: venv ## A real Kubernetes: make testbed-up NODES=2 MACHINES=0
-	@$(PY) -m testbed up --nodes $(or $(NODES),0)
+	@$(PY) -m testbed up --nodes $(or $(NODES),0) --machines $(or $(MACHINES),0)
 
 testbed-down: venv ## Remove the test bed
 	@$(PY) -m testbed down

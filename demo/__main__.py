@@ -76,7 +76,16 @@ def cluster(user_kubeconfig: str | None) -> tuple[Path, Path]:
             raise StepFailed(f"{error}") from error
         print(f"   {folder}")
     with step("Start a cluster: etcd and kube-apiserver"):
-        command = [sys.executable, "-m", "testbed", "up", "--name", TESTBED, "--dir", DEMO / "cluster"]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "testbed",
+            "up",
+            "--name",
+            TESTBED,
+            "--dir",
+            DEMO / "cluster",
+        ]
         facts = json.loads(run(command, "cluster", deadline=120))
         version = run([folder / "kubectl", "--kubeconfig", facts["kubeconfig"], "version"], "cluster")
         print(f"   {facts['server']}, {version.splitlines()[-1]}")

@@ -26,6 +26,6 @@ def test_kubectl_printed_unknown_for_a_refused_discovery_so_the_sentence_is_a_wa
 
 
 def test_a_warning_cannot_end_its_quotes_or_its_line() -> None:
-    name, value = warning('a "b" \\ \r\nX: y \x7f é')
+    _name, value = warning('a "b" \\ \r\nX: y \x7f é')
     assert value == b"299 - \"a 'b' ' ''X: y ' '\""
     assert b"\r" not in value
