@@ -146,3 +146,33 @@ def test_kubernetes_core_modules_in_a_playbook(road: Road, pod: str, tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     assert Path(f"{file}.back").read_text() == file.read_text()
+
+
+def test_an_exec_plugin_gets_a_token_and_keeps_it_until_a_new_login(road: Road, tmp_path: Path) -> None:
+    home, kubeconfig = tmp_path / "home", tmp_path / "exec.kubeconfig"
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(home / "config"), "XDG_CACHE_HOME": str(home / "cache"),
+                   "PATH": road.bob.env()["PATH"]}  # fmt: skip
+    password = tmp_path / "password"
+    password.write_text(road.bob_user.password)
+    login = [BIN / "mooring", "login", road.server.url, "--username", "bob", "--password-file", password,
+             "--ca-file", road.server.ca]  # fmt: skip
+    run(login, env=environment)
+    run([BIN / "mooring", "kubeconfig", "--exec", "-o", kubeconfig], env=environment)
+    assert kubeconfig.stat().st_mode & 0o777 == 0o600
+    assert "mrg_" not in kubeconfig.read_text()
+    kubectl = [road.bob.binary, "--kubeconfig", kubeconfig, "-n", "bobs", "auth", "whoami", "-o", "json"]
+
+    def token_id() -> str:
+        info = json.loads(run(kubectl, env=environment).stdout)["status"]["userInfo"]
+        assert info["username"] == "mooring:bob"
+        return str(info["extra"]["mooring.fleet/token-id"][0])
+
+    first = token_id()
+    assert token_id() == first, "the second call makes a token anew"
+    secrets = [path for path in home.rglob("*") if path.is_file()]
+    assert secrets
+    assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
+    road.server.api("DELETE", f"/tokens/{first}")
+    assert "revoked" in run(kubectl, env=environment, check=False).stderr
+    run(login, env=environment)
+    assert token_id() != first
