@@ -8,6 +8,7 @@ that a test can say what a module must not send.
 from __future__ import annotations
 
 import base64
+import copy
 import itertools
 import json
 import threading
@@ -55,6 +56,7 @@ class FakeApi:
         self._numbers = itertools.count(1)
         self.objects = {kind: {} for kind in (*FIELDS, "tokens")}
         self.log = []
+        self.exchanges = []  # (method, path, names in the query, body, answer), for the contract
         self.manifests = []
         self.page = 2  # items per page, so that every list of more is paged
         self.race = 0  # how many writes find that somebody else was faster
@@ -118,6 +120,7 @@ class FakeApi:
     def answer(self, handler):
         length = int(handler.headers.get("Content-Length") or 0)
         body = json.loads(handler.rfile.read(length)) if length else {}
+        sent = copy.deepcopy(body)
         parts = urlsplit(handler.path)
         self.log.append((handler.command, parts.path[len("/api/v1") :]))
         kind, headers = "application/json", {}
@@ -131,6 +134,8 @@ class FakeApi:
             )
         except Problem as problem:
             status, result, kind = problem.status, problem.body, "application/problem+json"
+        answer = copy.deepcopy(result)
+        self.exchanges.append((handler.command, parts.path, sorted(dict(parse_qsl(parts.query))), sent, answer))
         if isinstance(result, str):
             raw, kind = result.encode(), "application/yaml"
         else:
@@ -154,7 +159,8 @@ class FakeApi:
         if path == ["login"]:
             if self.passwords.get(body["username"]) != body["password"]:
                 raise Problem(401, "the user name or the password is wrong")
-            return 201, self.issue(body["username"], body["description"], None, body.get("ttl_seconds", 43200)), {}
+            made = self.issue(body["username"], body["description"], None, body.get("ttl_seconds", 43200))
+            return 201, {name: made[name] for name in ("token", "id", "user", "cluster", "expires_at")}, {}
         caller = self.caller(headers)
         if path == ["logout"]:
             caller["revoked_at"] = later(0)
@@ -197,9 +203,12 @@ class FakeApi:
             if body.get("name", "").startswith("system:"):
                 error = {"field": "name", "message": "must not begin with 'system:'"}
                 raise Problem(422, "name: must not begin with 'system:'", [error])
-            item = dict(FIELDS[kind], **body, id=self.new_id(kind[0]), version=1)
+            item = {**FIELDS[kind], **body, "id": self.new_id(kind[0])}
             item.pop("password", None)
             items[item["id"]] = item
+            if kind == "memberships":
+                return 201, item, {}
+            item["version"] = 1
             return 201, item, {"ETag": '"1"'}
         item = self.find(kind, path[1])
         if method == "GET":
@@ -207,7 +216,8 @@ class FakeApi:
         if self.race:
             self.race -= 1
             item["version"] += 1
-        if headers.get("If-Match", '"%d"' % item["version"]) != '"%d"' % item["version"]:
+        now = '"%d"' % item.get("version", 0)
+        if headers.get("If-Match", now) != now:
             raise Problem(412, "the object is at version %d now" % item["version"])
         if method == "DELETE":
             del items[item["id"]]
