@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     os.environ["PATH"] = f"{Path(PY).parent}:{os.environ['PATH']}"
     os.environ["PYTHONPATH"] = str(ROOT / "tests")
-    if any(part.groups & {"unit", "e2e", "molecule"} for part in chosen):
+    if any(part.groups & {"lint", "unit", "e2e", "molecule"} for part in chosen):
         packages()
 
     build = lane([part for part in chosen if part.lane == "build"])

@@ -122,6 +122,8 @@ def sanity(arguments: list[str]) -> None:
     ignores = sorted((FLEET / "tests" / "sanity").glob("ignore-*")) if (FLEET / "tests" / "sanity").exists() else []
     if ignores:
         sys.exit(f"the sanity tests must pass without ignore files: {ignores}")
+    if not shutil.which("shellcheck"):
+        sys.exit("ansible-test would leave out a test: install shellcheck (see tests/packages.txt)")
     bootstrap_pip()
     run([BIN / "ansible-test", "sanity", "--color", "no", *arguments])
 

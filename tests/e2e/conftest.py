@@ -28,7 +28,7 @@ class Road:
 
     def same(self, *words: str) -> str:
         """Run one command straight and through the server; both must print the same, which is returned."""
-        for _ in range(3):  # an age in seconds may pass its mark between the two
+        for _unused in range(3):  # an age in seconds may pass its mark between the two
             straight, through = self.direct(*words), self.admin(*words)
             if through == straight:
                 break

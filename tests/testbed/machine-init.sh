@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # What powers a machine of machine.py. $1 is the stage, $2 the machine's folder with the file `settings`.
 #   power  this machine's side: a network namespace per boot, then the boot; again if the machine reboots
@@ -29,6 +29,7 @@ power() {
 }
 
 enter() {
+    # shellcheck disable=SC2153 # it is in ./settings
     hostname "$NAME"
     read -r stat < /proc/self/stat # still the /proc of outside
     echo "$stat" > init.pid
