@@ -108,7 +108,10 @@ def main() -> None:
                 until("connected", lambda: server.api("GET", "/clusters/bench")["state"] == "connected", 60)
                 kubectl("create", "configmap", "ballast", f"--from-literal=text={'x' * 3000}")
                 kubectl("create", "serviceaccount", "bench")
-                kubectl("create", "clusterrolebinding", "bench", "--clusterrole=view", "--serviceaccount=default:bench")
+                kubectl("create", "clusterrole", "bench", "--verb=get", "--resource=configmaps")
+                kubectl(
+                    "create", "clusterrolebinding", "bench", "--clusterrole=bench", "--serviceaccount=default:bench"
+                )
                 token = kubectl("create", "token", "bench", "--duration=2h").strip()
                 assert server.process is not None
                 rows = measure(
