@@ -23,6 +23,7 @@ SERVER = DEMO / "server"
 PASSWORDS = DEMO / "passwords"
 CLUSTER = "demo"
 TESTBED = "mooring-demo"
+NAMESPACE = "mooring-demo"  # where Bob works, as demo/bob.yml has it
 
 
 def write_private(path: Path, text: str) -> None:
@@ -246,7 +247,9 @@ def bob(kubectl: Path) -> None:
             "bob-login", env=home,
         )  # fmt: skip
         run([BIN / "mooring", "kubeconfig", "--token", "-o", DEMO / "bob.kubeconfig"], "bob-kubeconfig", env=home)
-        print("   .demo/bob.kubeconfig")
+        kubeconfig = ["--kubeconfig", str(DEMO / "bob.kubeconfig")]
+        run([kubectl, *kubeconfig, "config", "set-context", "--current", "--namespace", NAMESPACE], "bob-kubeconfig")
+        print(f"   .demo/bob.kubeconfig, in the namespace {NAMESPACE}")
     with step("What Bob runs"):
         walk(kubectl)
 
@@ -305,12 +308,16 @@ def down() -> None:
 
 def remove_from(kubeconfig: Path) -> None:
     """Take our objects out of a cluster that is the user's own."""
+    kubectl: list[str | Path] = [DEMO / "bin" / "kubectl", "--kubeconfig", kubeconfig]
     try:
+        run([*kubectl, "delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=90s"], "remove")
         run(
-            playbook("mooring.fleet.remove_cluster", mooring_cluster_name=CLUSTER,
-                     mooring_cluster_kubeconfig=kubeconfig),
-            "remove", env=ansible_environment(),
-        )  # fmt: skip
+            playbook(
+                "mooring.fleet.remove_cluster", mooring_cluster_name=CLUSTER, mooring_cluster_kubeconfig=kubeconfig
+            ),
+            "remove",
+            env=ansible_environment(),
+        )
     except StepFailed as error:
         sys.exit(f"The cluster still has Mooring's objects: {error}, see {error.log}. Nothing else was removed.")
 
