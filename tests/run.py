@@ -2,9 +2,9 @@
 """Run the checks and tests by name: what `make test`, `make lint` and the others call.
 
 Why not plain make targets: a cold run takes many minutes, so a person must see which long step runs and how far it is,
-find the log of a step that failed, and read at the end one line per part and the number of tests. Two lanes use the two
-things that take long side by side: compilers (the test bed's binaries, the machines' file system) and checks that need
-neither. What needs both waits for both.
+find the log of a step that failed, and read at the end one line per part and the number of tests. Two lanes run side by
+side: the checks that need no cluster, and the test bed with what needs it: first its programs and images are built
+(minutes, once per machine), then the tests on real nodes and machines run.
 
 This file must not know how a check works: each part is a command that a developer can run by hand, and is printed.
 """
@@ -204,7 +204,7 @@ def main(arguments: list[str]) -> int:
 
     build = lane([part for part in chosen if part.lane == "build"])
     checks = lane([part for part in chosen if part.lane == "checks"])
-    real = lane([part for part in chosen if part.lane == "real"], after=lambda: (build.join(), checks.join())[0])
+    real = lane([part for part in chosen if part.lane == "real"], after=build.join)
     for thread in (build, checks, real):
         thread.join()
 

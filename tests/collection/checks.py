@@ -9,6 +9,7 @@ with a package index as the only network.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -140,12 +141,13 @@ def docs(arguments: list[str]) -> None:
 
 
 def build(arguments: list[str]) -> Path:
-    """The tarball, in build/, with the service inside."""
-    BUILD.mkdir(exist_ok=True)
-    for old in BUILD.glob("mooring-fleet-*.tar.gz"):
+    """The tarball with the service inside, in build/ or in the folder that is named."""
+    folder = Path(arguments[0]).absolute() if arguments else BUILD
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("mooring-fleet-*.tar.gz"):
         old.unlink()
-    run([BIN / "ansible-galaxy", "collection", "build", "--force", "--output-path", BUILD, *arguments])
-    [tarball] = BUILD.glob("mooring-fleet-*.tar.gz")
+    run([BIN / "ansible-galaxy", "collection", "build", "--force", "--output-path", folder])
+    [tarball] = folder.glob("mooring-fleet-*.tar.gz")
     names = subprocess.run(["tar", "-tzf", tarball], capture_output=True, text=True, check=True).stdout.splitlines()
     service = "roles/server/files/service/"
     for needed in (
@@ -162,13 +164,13 @@ def build(arguments: list[str]) -> Path:
     ]
     if strange:
         sys.exit(f"{tarball.name} holds what only development needs: {strange[:5]}")
-    print(f"{tarball.relative_to(ROOT)}: {len(names)} files, {tarball.stat().st_size >> 10} KiB")
+    print(f"{tarball}: {len(names)} files, {tarball.stat().st_size >> 10} KiB")
     return tarball
 
 
 def importer(arguments: list[str]) -> None:
     """What Galaxy does with an upload. It reports findings as log lines, so those count as well."""
-    tarball = build([])
+    tarball = build([str(CACHE / "importer")])
     command = [sys.executable, "-m", "galaxy_importer.main", tarball, *arguments]
     work = CACHE / "importer"
     work.mkdir(parents=True, exist_ok=True)
@@ -200,7 +202,10 @@ CHECKS: dict[str, Callable[[list[str]], object]] = {
 def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] not in CHECKS:
         sys.exit(f"usage: python tests/collection/checks.py {'|'.join(CHECKS)} [ARGUMENT...]")
-    export()
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "export.lock").open("w") as lock:  # tests run some of these checks side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        export()
     CHECKS[arguments[0]](arguments[1:])
 
 

@@ -24,8 +24,9 @@ Play = Callable[..., ansible_runner.Runner]
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which the built tarball is installed."""
-    run([sys.executable, ROOT / "tests" / "collection" / "checks.py", "build"], timeout=300)
-    [tarball] = (ROOT / "build").glob("mooring-fleet-*.tar.gz")
+    made = tmp_path_factory.mktemp("built")
+    run([sys.executable, ROOT / "tests" / "collection" / "checks.py", "build", made], timeout=300)
+    [tarball] = made.glob("mooring-fleet-*.tar.gz")
     folder = tmp_path_factory.mktemp("collections")
     run([BIN / "ansible-galaxy", "collection", "install", "--no-deps", "--offline", "-p", folder, tarball])
     return folder
