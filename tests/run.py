@@ -2,9 +2,9 @@
 """Run the checks and tests by name: what `make test`, `make lint` and the others call.
 
 Why not plain make targets: a cold run takes many minutes, so a person must see which long step runs and how far it is,
-find the log of a step that failed, and read at the end one line per part and the number of tests. Two lanes run side by
-side: the checks that need no cluster, and the test bed with what needs it: first its programs and images are built
-(minutes, once per machine), then the tests on real nodes and machines run.
+find the log of a step that failed, and read at the end one line per part and the number of tests. Two lanes use the two
+things that take long side by side: compilers (the test bed's programs and images) and checks that need neither. The
+tests on real nodes and machines come after both: they have deadlines, and want the processors for themselves.
 
 This file must not know how a check works: each part is a command that a developer can run by hand, and is printed.
 """
@@ -61,8 +61,8 @@ class Part:
         return self.result == "ok"
 
 
-def pytest(name: str, *paths: str, group: str, deadline: float, lane: str = "checks") -> Part:
-    command = [PY, "-m", "pytest", "-q", f"--junitxml=build/logs/{name}.xml", *paths]
+def pytest(name: str, *arguments: str, group: str, deadline: float, lane: str = "checks") -> Part:
+    command = [PY, "-m", "pytest", "-q", f"--junitxml=build/logs/{name}.xml", *arguments]
     return Part(name, command, {group}, deadline, junit=True, lane=lane)
 
 
@@ -70,7 +70,7 @@ def parts() -> list[Part]:
     bed, checks = [PY, "-m", "testbed"], [PY, "tests/collection/checks.py"]
     return [
         # lane "build": what compilers and debootstrap take minutes for, once per machine
-        Part("binaries", [*bed, "build"], {"e2e", "molecule"}, 1500, lane="build"),
+        Part("binaries", [*bed, "build"], {"e2e", "molecule"}, 3600, lane="build"),
         # lane "checks"
         Part("ruff", ["ruff", "check", "."], {"lint"}),
         Part("format", ["ruff", "format", "--check", "."], {"lint"}),
@@ -80,11 +80,11 @@ def parts() -> list[Part]:
         Part("docs-lint", [*checks, "docs"], {"lint"}),
         Part("galaxy-build", [*checks, "build"], {"lint"}),
         Part("galaxy-importer", [*checks, "importer"], {"lint"}),
-        pytest("unit", "tests/unit", group="unit", deadline=900),
-        Part("sanity", [*checks, "sanity"], {"lint"}, 1200),
+        pytest("unit", "tests/unit", group="unit", deadline=1800),
+        Part("sanity", [*checks, "sanity"], {"lint"}, 1800),
         # lane "real": after both
-        pytest("e2e", "tests/e2e", group="e2e", deadline=1500, lane="real"),
-        Part("molecule", [*checks, "molecule"], {"molecule"}, 1200, lane="real"),
+        pytest("e2e", "--timeout=600", "tests/e2e", group="e2e", deadline=2700, lane="real"),
+        Part("molecule", [*checks, "molecule"], {"molecule"}, 1800, lane="real"),
     ]
 
 
@@ -204,7 +204,7 @@ def main(arguments: list[str]) -> int:
 
     build = lane([part for part in chosen if part.lane == "build"])
     checks = lane([part for part in chosen if part.lane == "checks"])
-    real = lane([part for part in chosen if part.lane == "real"], after=build.join)
+    real = lane([part for part in chosen if part.lane == "real"], after=lambda: (build.join(), checks.join())[0])
     for thread in (build, checks, real):
         thread.join()
 
