@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 import pytest
 from support.road import Kubectl, stop_process, until
@@ -91,13 +90,6 @@ def test_a_token_for_one_cluster_is_no_good_elsewhere(road: Road) -> None:
     assert road.server.call("GET", f"/k8s/clusters/{CLUSTER}/version", token=token).status == 200
     assert road.server.call("GET", "/k8s/clusters/other/version", token=token).status == 403
     assert road.server.call("GET", "/api/v1/users", token=token).status == 403
-
-
-def open_watch(road: Road, token: str) -> tuple[Kubectl, object]:
-    kubeconfig = road.server.folder / f"watch-{time.monotonic_ns()}.kubeconfig"
-    road.server.mooring("kubeconfig", "-o", kubeconfig, token=token)
-    kubectl = Kubectl(road.bob.binary, kubeconfig)
-    return kubectl, kubectl
 
 
 @pytest.mark.parametrize("how", ["revoke the token", "disable the user", "end the membership"])

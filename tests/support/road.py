@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import ssl
@@ -257,7 +256,3 @@ def stop_process(process: subprocess.Popen[Any]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def copy_folder(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True)
