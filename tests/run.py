@@ -2,9 +2,11 @@
 """Run the checks and tests by name: what `make test`, `make lint` and the others call.
 
 Why not plain make targets: a cold run takes many minutes, so a person must see which long step runs and how far it is,
-find the log of a step that failed, and read at the end one line per part and the number of tests. Two lanes use the two
-things that take long side by side: compilers (the test bed's programs and images) and checks that need neither. The
-tests on real nodes and machines come after both: they have deadlines, and want the processors for themselves.
+find the log of a step that failed, and read at the end one line per part and the number of tests.
+
+Parts stand in lanes, and lanes run side by side: each part of one lane after the other. On a cold machine compilers and
+debootstrap work while the checks do; on a warm one the checks fill, at low priority, what the tests on real clusters
+and machines leave of the processors while they wait. Those have deadlines, so there is one lane of each and no more.
 
 This file must not know how a check works: each part is a command that a developer can run by hand, and is printed.
 """
@@ -18,8 +20,7 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,23 @@ def say(text: str) -> None:
         print(f"[{time.monotonic() - started:6.0f} s] {text}", flush=True)
 
 
+@dataclass(frozen=True)
+class Lane:
+    """Parts that run one after the other, beside the other lanes."""
+
+    nice: int = 0
+    after: tuple[str, ...] = ()  # lanes whose parts must have ended
+
+
+LANES = {
+    "programs": Lane(),
+    "images": Lane(),
+    "clusters": Lane(after=("programs", "images")),
+    "machines": Lane(nice=5, after=("programs", "images")),
+    "checks": Lane(nice=10),
+}
+
+
 @dataclass
 class Part:
     """One step: a command, what it is for, and the groups (`make` targets) that it belongs to."""
@@ -45,7 +63,6 @@ class Part:
     deadline: float = 900.0  # seconds; a part that hangs fails instead of holding everything up
     junit: bool = False
     lane: str = "checks"
-    env: dict[str, str] = field(default_factory=dict)
     result: str = "not run"
     seconds: float = 0.0
     passed: int = 0
@@ -69,9 +86,10 @@ def pytest(name: str, *arguments: str, group: str, deadline: float, lane: str = 
 def parts() -> list[Part]:
     bed, checks = [PY, "-m", "testbed"], [PY, "tests/collection/checks.py"]
     return [
-        # lane "build": what compilers and debootstrap take minutes for, once per machine
-        Part("binaries", [*bed, "build"], {"e2e", "molecule"}, 3600, lane="build"),
-        # lane "checks"
+        # what compilers and debootstrap take minutes for, once per machine
+        Part("programs", [*bed, "build", "programs"], {"e2e", "molecule"}, 3600, lane="programs"),
+        Part("images", [*bed, "build", "images"], {"e2e", "molecule"}, 1800, lane="images"),
+        pytest("unit", "tests/unit", group="unit", deadline=1800),
         Part("ruff", ["ruff", "check", "."], {"lint"}),
         Part("format", ["ruff", "format", "--check", "."], {"lint"}),
         Part("mypy", ["mypy"], {"lint"}),
@@ -80,11 +98,9 @@ def parts() -> list[Part]:
         Part("docs-lint", [*checks, "docs"], {"lint"}),
         Part("galaxy-build", [*checks, "build"], {"lint"}),
         Part("galaxy-importer", [*checks, "importer"], {"lint"}),
-        pytest("unit", "tests/unit", group="unit", deadline=1800),
         Part("sanity", [*checks, "sanity"], {"lint"}, 1800),
-        # lane "real": after both
-        pytest("e2e", "--timeout=600", "tests/e2e", group="e2e", deadline=2700, lane="real"),
-        Part("molecule", [*checks, "molecule"], {"molecule"}, 1800, lane="real"),
+        pytest("e2e", "--timeout=600", "tests/e2e", group="e2e", deadline=2700, lane="clusters"),
+        Part("molecule", [*checks, "molecule"], {"molecule"}, 1800, lane="machines"),
     ]
 
 
@@ -103,9 +119,13 @@ def run(part: Part) -> None:
     begin = time.monotonic()
     with part.log.open("wb") as log:
         process = subprocess.Popen(
-            part.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env={**os.environ, **part.env}, start_new_session=True,
-        )  # fmt: skip
+            ["nice", "-n", str(LANES[part.lane].nice), *part.command],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         while True:
             try:
                 code = process.wait(HEARTBEAT)
@@ -178,15 +198,25 @@ def packages() -> None:
                 sys.exit(f"{' '.join(command)} failed, see build/logs/packages.log")
 
 
-def lane(todo: list[Part], after: Callable[[], None] = lambda: None) -> threading.Thread:
-    def work() -> None:
-        after()
-        for part in todo:
-            run(part)
+def run_lanes(chosen: list[Part]) -> None:
+    """Run the parts, each lane in a thread of its own; a part that fails stops no other."""
+    done = {name: threading.Event() for name in LANES}
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
+    def work(name: str) -> None:
+        try:
+            for lane in LANES[name].after:
+                done[lane].wait()
+            for part in chosen:
+                if part.lane == name:
+                    run(part)
+        finally:
+            done[name].set()
+
+    threads = [threading.Thread(target=work, args=[name], daemon=True) for name in LANES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def main(arguments: list[str]) -> int:
@@ -202,11 +232,7 @@ def main(arguments: list[str]) -> int:
     if any(part.groups & {"lint", "unit", "e2e", "molecule"} for part in chosen):
         packages()
 
-    build = lane([part for part in chosen if part.lane == "build"])
-    checks = lane([part for part in chosen if part.lane == "checks"])
-    real = lane([part for part in chosen if part.lane == "real"], after=lambda: (build.join(), checks.join())[0])
-    for thread in (build, checks, real):
-        thread.join()
+    run_lanes(chosen)
 
     print()
     for part in chosen:

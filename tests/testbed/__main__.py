@@ -45,7 +45,7 @@ def main() -> int:
     status = commands.add_parser("status", help="what there is, as JSON")
     status.add_argument("--name", help="only this one; the exit code is 1 unless it is healthy")
     build = commands.add_parser("build", help="make what takes long, or parts of it: programs, images, machines' base")
-    parts = ", ".join([*binaries.GROUPS, *MADE])
+    parts = ", ".join(["programs", "images", *binaries.GROUPS, *MADE])
     build.add_argument("parts", nargs="*", metavar="part", help=f"{parts}, or a program; all that tests use")
     swept = commands.add_parser("sweep", help="remove what killed runs left")
     swept.add_argument("--all", action="store_true", help="also clusters started by `up`")
@@ -125,7 +125,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     groups = [group for group in binaries.GROUPS if group not in binaries.ON_REQUEST]
-    wanted = arguments.parts or [*groups, *MADE]
+    whole = {"programs": groups, "images": [*MADE]}
+    wanted = [name for part in arguments.parts or whole for name in whole.get(part, [part])]
     programs = [name for name in wanted if name not in MADE]
     if programs:
         print(binaries.ensure(*programs))

@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class Program:
     module: str
     package: str
     group: str
+
+    @property
+    def output(self) -> str:
+        """The name that `go build` gives it: the package path's last word that is not a major version."""
+        return re.sub(r"/v[0-9]+$", "", self.package).rpartition("/")[2]
 
 
 def _kubernetes(group: str, *names: str) -> dict[str, Program]:
@@ -150,8 +156,8 @@ def ensure(*names: str) -> Path:
         with _locked(folder.parent / "build.lock"):
             # Looked at again under the lock: another run may have built them meanwhile.
             missing = [name for name in wanted if not (folder / name).exists()]
-            for number, name in enumerate(missing, 1):
-                _build(name, folder, f"{number}/{len(missing)}")
+            for module in dict.fromkeys(PROGRAMS[name].module for name in missing):
+                _build(module, [name for name in missing if PROGRAMS[name].module == module], folder)
     return folder
 
 
@@ -166,25 +172,27 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(name: str, folder: Path, place: str) -> None:
+def _build(module: str, names: list[str], folder: Path) -> None:
+    """Build programs of one module by one command: their links run side by side, and shared packages load once."""
     go = shutil.which("go") or ("/usr/local/go/bin/go" if Path("/usr/local/go/bin/go").exists() else None)
     if go is None:
         raise BuildError(
-            f"{name} has to be built and there is no `go`: install Go 1.26 or newer, "
+            f"{', '.join(names)}: to be built, and there is no `go`: install Go 1.26 or newer, "
             "or name a folder with etcd, kube-apiserver and kubectl in KUBEBUILDER_ASSETS"
         )
-    program = PROGRAMS[name]
-    scratch = folder / f".{name}.{os.getpid()}"
+    scratch = folder / f".{module}.{os.getpid()}"
+    scratch.mkdir()
     # -mod=readonly: what is not in go.sum is refused, never fetched.
-    command = [go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", _LDFLAGS[program.module]]
-    if program.module in _TAGS:
-        command += ["-tags", _TAGS[program.module]]
-    command += ["-o", str(scratch), program.package]
+    command = [go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", _LDFLAGS[module]]
+    if module in _TAGS:
+        command += ["-tags", _TAGS[module]]
+    command += ["-o", f"{scratch}/", *(PROGRAMS[name].package for name in names)]
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
-    log = folder.parent / f"build-{name}.log"
-    place = f"[build] {name} {place}"
+    log = folder.parent / f"build-{module}.log"
+    title = f"[build] {' '.join(names)}"
     try:
-        run_long(place, command, log=log, deadline=BUILD_DEADLINE, cwd=MODULES / program.module, env=environment)
-        scratch.replace(folder / name)
+        run_long(title, command, log=log, deadline=BUILD_DEADLINE, cwd=MODULES / module, env=environment)
+        for name in names:
+            (scratch / PROGRAMS[name].output).replace(folder / name)
     finally:
-        scratch.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
