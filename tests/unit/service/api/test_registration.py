@@ -168,6 +168,14 @@ async def test_a_key_that_is_no_ed25519_key_is_refused(agent: Agent, bad: str) -
     assert answer.json()["errors"][0]["field"] == "public_key"
 
 
+async def test_a_key_of_small_order_with_which_anybody_can_sign_is_not_registered(world: Any, agent: Agent) -> None:
+    weak = base64.urlsafe_b64encode(bytes([1]) + bytes(31)).decode().rstrip("=")
+    answer = await agent.register(await agent.token(), weak)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "public_key"
+    assert (await world.admin.ok("GET", "/clusters/prod"))["registered_at"] is None
+
+
 @pytest.mark.parametrize("uid", ["", "a b", "a\n", "x" * 129])
 async def test_a_uid_that_is_no_uid_is_refused(agent: Agent, uid: str) -> None:
     answer = await agent.register(await agent.token(), key(), uid=uid)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
-from mooring.authn.agents import MAX_LIFE, REPLAYS_PER_CLUSTER, SKEW, TYP, AgentRefused, AgentVerifier
+from mooring.authn.agents import MAX_LIFE, REPLAYS_PER_CLUSTER, SKEW, TYP, AgentRefused, AgentVerifier, is_weak_key
 
 # RFC 9864 prefers "Ed25519"; the protocol says "EdDSA".
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
@@ -152,6 +152,51 @@ def test_times_that_stretch_the_life_are_refused(verifier: AgentVerifier, change
 def test_numbers_that_compare_oddly_are_refused(verifier: AgentVerifier, value: float) -> None:
     for name in ("iat", "nbf", "exp"):
         assert cause(verifier, sign(claims(**{name: value}))) in ("time", "malformed", "signature", "claims")
+
+
+def test_times_beyond_any_number_are_a_refusal_and_not_a_fault(verifier: AgentVerifier) -> None:
+    """An integer in JSON may be larger than any float: OverflowError became a 500."""
+    for name in ("iat", "nbf", "exp"):
+        for value in (10**400, -(10**400)):
+            assert cause(verifier, sign(claims(**{name: value}))) == "time"
+
+
+def test_deep_json_is_a_refusal_and_not_a_fault(verifier: AgentVerifier) -> None:
+    """RecursionError became a 500, in the header even for who has no key."""
+    deep = '{"a":' + "[" * 1500
+    assert cause(verifier, f"{b64(deep.encode())}.{b64(b'{}')}.AAAA") == "malformed"
+    head = b64(json.dumps({"alg": "EdDSA", "typ": TYP, "kid": ONE}).encode())
+    signed = f"{head}.{b64((deep + ']' * 1300).encode()[:2900])}"
+    assert cause(verifier, f"{signed}.{b64(KEYS[ONE].sign(signed.encode()))}") == "signature"
+
+
+# The points of small order and their second encodings, as libsodium's list of forbidden keys has them.
+WEAK = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+
+
+@pytest.mark.parametrize("y", WEAK)
+@pytest.mark.parametrize("sign_bit", [0, 0x80])
+def test_a_key_of_small_order_with_which_anybody_can_sign_is_refused(y: str, sign_bit: int) -> None:
+    key = bytearray.fromhex(y)
+    key[31] |= sign_bit
+    assert is_weak_key(bytes(key))
+    verifier = AgentVerifier({ONE: bytes(key)}.get, AUDIENCE)
+    head = b64(json.dumps({"alg": "EdDSA", "typ": TYP, "kid": ONE}).encode())
+    for number in range(16):  # for the identity each of them passes the equation, for others one in two to eight
+        body = b64(json.dumps(claims(jti=f"jti-{number:08}")).encode())
+        assert cause(verifier, f"{head}.{body}.{b64(bytes([1]) + bytes(63))}") == "signature"
+
+
+def test_ordinary_keys_are_not_weak() -> None:
+    assert not any(is_weak_key(raw(Ed25519PrivateKey.generate())) for _unused in range(50))
 
 
 def test_no_other_algorithm_is_taken(verifier: AgentVerifier) -> None:

@@ -39,6 +39,8 @@ def test_ordinary_names_pass_unchanged(name: str) -> None:
         ("bob\u202egpj", "U+202E"),
         ("bob\u2066", "U+2066"),
         ("bob\ud800", "U+D800"),
+        ("mrg_t-abcdefghijkl_" + "a" * 52, "token"),
+        ("Bearer MRJ_j-abcdefghijkl_x", "token"),
     ],
 )
 def test_dangerous_names_are_refused_and_the_error_says_why(name: str, because: str) -> None:

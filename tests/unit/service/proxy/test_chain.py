@@ -165,7 +165,19 @@ def test_unauthenticated_impersonation_is_just_401(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.test", "null", "http://mooring.test", "https://mooring.test.evil.test"]
+    "origin",
+    [
+        "https://evil.test",
+        "null",
+        "http://mooring.test",
+        "https://mooring.test.evil.test",
+        "https://mooring.test@evil.test",
+        "https://evil.test/https://mooring.test",
+        "https://mooring\t.test",  # urlsplit drops tabs
+        "https:/\t/mooring.test",
+        "https://mooring.test/",
+        "https://mooring.test, https://evil.test",
+    ],
 )
 def test_web_page_of_another_site_may_not_upgrade(world: World, origin: str) -> None:
     code, _unused, _unused = refused(

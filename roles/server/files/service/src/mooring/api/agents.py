@@ -22,6 +22,7 @@ from mooring.api.common import Input, Output, check_text
 from mooring.api.problems import Problem, conflict, invalid, later, unauthenticated
 from mooring.api.services import Services
 from mooring.authn import tokens
+from mooring.authn.agents import is_weak_key
 from mooring.authn.bootstrap import pin_prefix
 from mooring.store.ports import Taken, Transaction
 from mooring.store.records import Cluster, JoinToken
@@ -133,4 +134,6 @@ def _public_key(text: str) -> bytes:
         raise invalid("public_key", "is not base64url") from None
     if len(raw) != 32:
         raise invalid("public_key", f"is {len(raw)} bytes long; an Ed25519 public key has 32")
+    if is_weak_key(raw):
+        raise invalid("public_key", "is a point of small order, with which anybody could sign")
     return raw

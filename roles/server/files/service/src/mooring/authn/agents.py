@@ -32,7 +32,20 @@ ALGORITHM: Final = "EdDSA"
 MAX_JWT_BYTES: Final = 4096
 MAX_LIFE: Final = 60.0  # seconds from iat to exp
 SKEW: Final = 30.0  # seconds that the two clocks may differ
+MAX_TIME: Final = 1e11  # Unix seconds that a claim may hold: beyond the year 5000
 REPLAYS_PER_CLUSTER: Final = 512  # handshakes that one agent may make within MAX_LIFE + 2 * SKEW seconds
+
+
+# Ed25519 (RFC 8032 section 5.1): the field, and the y of the points whose order divides the cofactor 8. For such a key
+# there are signatures that hold for any text, and everybody can make them.
+_P: Final = 2**255 - 19
+_Y_OF_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_WEAK_Y: Final = frozenset({0, 1, _P - 1, _Y_OF_ORDER_8, _P - _Y_OF_ORDER_8})
+
+
+def is_weak_key(raw: bytes) -> bool:
+    """Whether a raw Ed25519 public key is a point of small order, in any of its encodings (also beyond the field)."""
+    return (int.from_bytes(raw, "little") & (2**255 - 1)) % _P in _WEAK_Y
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +84,10 @@ class AgentVerifier:
                 hint="it may have been deleted; register the agent with a new join token",
             )
         try:
+            if is_weak_key(key):  # registered before such keys were refused
+                raise ValueError("a key that proves nothing")
             decoded = jwt.decode(token, _public(key), algorithms=[ALGORITHM])
-        except (JoseError, ValueError, TypeError):
+        except (JoseError, ValueError, TypeError, RecursionError):
             raise AgentRefused(
                 "signature",
                 "the agent's JWT is not signed with the key that the cluster registered",
@@ -97,8 +112,11 @@ class AgentVerifier:
             or not 8 <= len(jti) <= 128
         ):
             raise AgentRefused("claims", "the agent's JWT lacks iat, nbf, exp or jti", cluster_id)
+        # Written so that NaN and infinity, which JSON numbers can become, are refused as well; and compared before they
+        # are made floats, since an integer in JSON may be larger than any of those.
+        if not all(-MAX_TIME <= value <= MAX_TIME for value in times if value is not None):
+            raise AgentRefused("time", "the agent's JWT holds a time that is none", cluster_id)
         iat, nbf, exp = (float(value) for value in times if value is not None)
-        # Written so that NaN and infinity, which JSON numbers can become, are refused as well.
         if not (0 <= exp - iat <= MAX_LIFE):
             raise AgentRefused("time", f"the agent's JWT lives longer than {MAX_LIFE:.0f} s", cluster_id)
         if not (iat <= now + SKEW and nbf <= now + SKEW and exp > now - SKEW):
@@ -155,7 +173,7 @@ def _header(token: str) -> dict[str, Any]:
     """The header of a JWT, not verified. Raises ValueError."""
     try:
         header = msgspec.json.decode(urlsafe_b64decode(token.split(".", 1)[0].encode()), type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError("not a JWT header") from error
     return header
 
