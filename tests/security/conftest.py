@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.glass import Glass
 from support.rawhttp import Headers, RawAnswer, RawClient, bearer
 from support.road import Kubectl, Server, agent_process, stop_process, until
 from testbed.controlplane import ControlPlane
@@ -82,6 +83,10 @@ class Person:
     uid: str
 
 
+Known = tuple[str, str, list[str]]
+"""Name, uid and sorted groups, as an API server knows somebody."""
+
+
 @dataclass
 class Road:
     server: Server
@@ -103,6 +108,12 @@ class Road:
         for cluster in clusters:
             server.api("POST", "/memberships", {"cluster": cluster.name, "user": name})
         return Person(name, password, server.login(name, password), made["id"], made["uid"])
+
+    def known_as(self, person: Person) -> Known:
+        """As whom a cluster must know a person: the name, uid and sorted groups that the server vouches for."""
+        me = self.server.api("GET", f"/users/{person.id}")
+        names = sorted([*(f"mooring:{group}" for group in me["groups"]), "system:authenticated"])
+        return f"mooring:{person.name}", str(me["uid"]), names
 
     def whoami(self, client: RawClient, cluster: Cluster, token: str, headers: Headers = ()) -> RawAnswer:
         """Ask the cluster's API server who is asking (a SelfSubjectReview), with more headers of one's own."""
@@ -126,10 +137,22 @@ class Road:
         return (self.server.folder / "server.log").read_text()
 
 
-def identities(events: Sequence[dict[str, Any]]) -> set[tuple[str, str, tuple[str, ...]]]:
-    """Whom the API server took the impersonated callers for: name, uid, groups."""
-    users = (event["impersonatedUser"] for event in events if "impersonatedUser" in event)
-    return {(user["username"], user.get("uid", ""), tuple(user.get("groups", ()))) for user in users}
+IMPERSONATOR = "system:serviceaccount:mooring-system:mooring-impersonator"
+
+
+def strangers(events: Sequence[dict[str, Any]], *known: Known) -> list[dict[str, Any]]:
+    """Of what came through the agent, the events in which the API server took the caller for none of `known`.
+
+    A request that reached the API server without an impersonated user is one of them.
+    """
+    found = []
+    for event in events:
+        if event["user"]["username"] == IMPERSONATOR:
+            user = event.get("impersonatedUser", {})
+            who = (user.get("username", ""), user.get("uid", ""), sorted(user.get("groups", ())))
+            if who not in known:
+                found.append(event)
+    return found
 
 
 def join(server: Server, name: str, plane: ControlPlane, folder: Path) -> Cluster:
@@ -181,6 +204,14 @@ def bob(road: Road) -> Person:
     road.a.direct(*rules)
     road.a.direct("-n", "default", "create", "rolebinding", "bob-reads", "--role=reader", "--user=mooring:bob")
     return person
+
+
+@pytest.fixture(scope="session")
+def glass(road: Road) -> Iterator[Glass]:
+    """A third cluster, whose agent shows what the server sends into it."""
+    it = Glass(road.server, "glass")
+    yield it
+    it.close()
 
 
 @pytest.fixture
