@@ -9,7 +9,7 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e molecule bench testbed-up testbed-down openapi clean
+.PHONY: help venv lock demo demo-stop test lint unit e2e molecule bench bench-table testbed-up testbed-down openapi clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,8 +54,11 @@ e2e: venv ## End-to-end tests on a real Kubernetes
 molecule: venv ## The molecule scenario on test-bed machines
 	@$(PY) tests/run.py molecule
 
-bench: venv ## Requests per second and latency, beside the direct call
+bench: venv ## Beside a Go peer and nginx: make bench QUICK=1 | ONLY=rates,exec | ROUNDS=5 | SOAK=30 | SOURCE=/tree
 	@$(PY) -m bench
+
+bench-table: venv ## Write the table in docs/performance.md from the last make bench
+	@$(PY) -m bench.table
 
 testbed-up: venv ## A real Kubernetes: make testbed-up NODES=2 MACHINES=0
 	@$(PY) -m testbed up --nodes $(or $(NODES),0) --machines $(or $(MACHINES),0)
