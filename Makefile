@@ -9,7 +9,7 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e molecule bench bench-table testbed-up testbed-down openapi clean
+.PHONY: help venv lock demo demo-stop test lint unit e2e molecule bench fuzz testbed-up testbed-down openapi clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,8 @@ $(VENV)/.ready: requirements/dev.lock requirements/bootstrap.lock $(SERVICE)/pyp
 lock: ## Compile requirements/dev.lock anew from dev.in and the service's pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras \
 	  requirements/dev.in $(SERVICE)/pyproject.toml --output-file requirements/dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  requirements/fuzz.in --output-file requirements/fuzz.lock
 	grep -E '^uv==' requirements/dev.lock -A 100 | awk 'NR==1 || /^ /{print; next} {exit}' > requirements/bootstrap.lock
 
 demo: venv ## A real cluster, imported by a playbook, and Bob's kubectl through the server
@@ -54,11 +56,15 @@ e2e: venv ## End-to-end tests on a real Kubernetes
 molecule: venv ## The molecule scenario on test-bed machines
 	@$(PY) tests/run.py molecule
 
-bench: venv ## Beside a Go peer and nginx: make bench QUICK=1 | ONLY=rates,exec | ROUNDS=5 | SOAK=30 | SOURCE=/tree
+bench: venv ## Requests per second and latency, beside the direct call
 	@$(PY) -m bench
 
-bench-table: venv ## Write the table in docs/performance.md from the last make bench
-	@$(PY) -m bench.table
+fuzz: .cache/fuzz/.ready ## Fuzz every parser: make fuzz SECONDS=60 ONLY=mux,frames
+	@$(PY) -m fuzz --seconds $(or $(SECONDS),60) --only '$(ONLY)'
+
+.cache/fuzz/.ready: requirements/fuzz.lock $(VENV)/.ready
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) --target $(@D) --require-hashes -r requirements/fuzz.lock
+	@touch $@
 
 testbed-up: venv ## A real Kubernetes: make testbed-up NODES=2 MACHINES=0
 	@$(PY) -m testbed up --nodes $(or $(NODES),0) --machines $(or $(MACHINES),0)

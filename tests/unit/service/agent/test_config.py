@@ -143,6 +143,8 @@ def test_the_name_of_the_certificate_may_be_another(kubeconfig: Kubeconfig) -> N
         ({"proxy-url": "http://proxy"}, {}, "proxy"),
         ({"certificate-authority-data": None}, {}, "no CA"),
         ({"certificate-authority-data": "%%%"}, {}, "cannot be read"),
+        ({"certificate-authority-data": "\u00e9"}, {}, "cannot be read"),
+        ({"server": "https://[k]:6443"}, {}, "https://host:port"),
         ({}, {"exec": {"command": "aws"}}, "'exec'"),
         ({}, {"auth-provider": {}}, "'auth-provider'"),
         ({}, {"client-key-data": None}, "only one of"),
@@ -165,7 +167,7 @@ def test_an_unknown_context_is_named(kubeconfig: Kubeconfig) -> None:
         from_kubeconfig(kubeconfig.write(), None)
 
 
-@pytest.mark.parametrize("text", ["", "just a string", "{", "- a\n- b"])
+@pytest.mark.parametrize("text", ["", "just a string", "{", "- a\n- b", "a: 2001-02-30", "[" * 2000])
 def test_a_file_that_is_no_kubeconfig_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(text)

@@ -125,6 +125,13 @@ def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
         config.load(tmp_path)
 
 
+def test_a_url_with_brackets_around_no_address_is_an_error_with_a_sentence() -> None:
+    data = smallest()
+    data["server"]["url"] = "https://[audit]:8443"
+    with pytest.raises(ConfigError, match=r"'server\.url'"):
+        parse(data)
+
+
 def test_the_password_of_a_database_is_not_printed() -> None:
     made = parse({**smallest(), "database": {"url": "postgresql://u:canary@h/d"}})
     assert "canary" not in repr(made)

@@ -270,7 +270,7 @@ def test_page_of_a_cluster_is_sandboxed() -> None:
 
 
 @pytest.mark.parametrize("location", ["https://evil.test/", "//evil.test/", "foo", "/a/../../beta/api", "/%2e%2e/x",
-                                      "/\\evil.test", "javascript:x", ""])  # fmt: skip
+                                      "/\\evil.test", "javascript:x", "", "/.\t./.\t./b/api", "/a/..#"])  # fmt: skip
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_to_anywhere_else_is_not_passed_on(world: World, status: int, location: str) -> None:
     it = Exchange(world)

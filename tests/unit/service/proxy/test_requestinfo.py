@@ -91,3 +91,8 @@ def test_what_could_forge_a_line_is_escaped(evil: str) -> None:
     assert info.path.isprintable()
     assert info.namespace.isprintable()
     assert info.resource == "pods"
+
+
+def test_a_field_selector_cannot_put_a_line_break_into_the_audit() -> None:
+    info = request_info("GET", "/api/v1/pods?fieldSelector=metadata.name%3Da%0Ab%E2%80%AE")
+    assert info.name == "a\\nb\\u202e"

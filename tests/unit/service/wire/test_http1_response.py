@@ -207,6 +207,41 @@ def test_connection_close_is_kept_to() -> None:
     assert not reader.keep_alive
 
 
+def test_a_connection_is_not_used_again_after_an_http_1_0_response_that_says_keep_alive() -> None:
+    reader = ResponseReader(b"GET")
+    _unused, body, ended = collect(reader, b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok")
+    assert (body, ended, reader.keep_alive) == (b"ok", True, False)
+
+
+@pytest.mark.parametrize("extra", [b"\r\n", b"\r\n\r\n", b"\n", b"\r"])
+def test_a_connection_with_line_ends_after_the_last_chunk_is_not_used_again(extra: bytes) -> None:
+    """llhttp passes over them in silence."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for trailers in (b"", b"A: b\r\n"):
+        for cut in (True, False):
+            reader = ResponseReader(b"GET")
+            raw = head + b"2\r\nok\r\n0\r\n" + trailers + b"\r\n" + extra
+            pieces = [raw[i : i + 1] for i in range(len(raw))] if cut else [raw]
+            _unused, body, ended = collect(reader, *pieces)
+            assert (body, ended, reader.keep_alive) == (b"ok", True, False)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_head_that_ended_with_a_bare_line_feed_is_refused_and_not_waited_for(cut: bool) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 0\n\r\n"
+    with pytest.raises(BadMessage, match="bare LF"):
+        collect(ResponseReader(b"GET"), *([raw[i : i + 1] for i in range(len(raw))] if cut else [raw]))
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Transfer-Encoding: chunked", b"Transfer-Encoding: x", b"Content-Length: 1\r\nContent-Length: 2"]
+)
+@pytest.mark.parametrize("status", [b"100 Continue", b"103 Early Hints", b"101 Switching Protocols"])
+def test_an_informational_response_that_frames_a_body_is_refused(status: bytes, framing: bytes) -> None:
+    with pytest.raises(BadMessage, match=r"Transfer-Encoding|Content-Length"):
+        ResponseReader(b"GET", upgrade=True).feed(b"HTTP/1.1 " + status + b"\r\n" + framing + b"\r\n\r\n")
+
+
 def test_after_a_101_the_rest_is_raw() -> None:
     reader = ResponseReader(b"POST", upgrade=True)
     raw = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n\x80\x03"

@@ -10,7 +10,6 @@ It must not: fall back from one source to the other, or accept a configuration t
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import ssl
 import tempfile
@@ -163,7 +162,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             config = yaml.safe_load(file.read(MAX_KUBECONFIG))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         raise BadConfig(f"the kubeconfig cannot be read: {error}") from None
     if not isinstance(config, dict):
         raise BadConfig(f"{path} is not a kubeconfig")
@@ -180,11 +179,11 @@ def _named(config: dict[str, Any], group: str, kind: str, name: Any, path: Path)
 
 
 def _address(server: str, path: Path) -> tuple[str, int]:
-    url = urlsplit(server)
     try:
+        url = urlsplit(server)
         port = url.port or 443
     except ValueError:
-        port = 0
+        url, port = urlsplit(""), 0
     if url.scheme != "https" or not url.hostname or not port or url.path not in ("", "/") or url.query:
         raise BadConfig(f"the server {server!r} in {path} is not of the form https://host:port")
     return url.hostname, port
@@ -202,7 +201,7 @@ def _data(entry: dict[str, Any], key: str, path: Path) -> str | None:
             return base64.b64decode(str(inline), validate=True).decode("ascii")
         if name := entry.get(key):
             return _beside(path, str(name)).read_text("ascii")
-    except (OSError, UnicodeDecodeError, binascii.Error) as error:
+    except (OSError, ValueError) as error:  # binascii.Error and UnicodeDecodeError among them
         raise BadConfig(f"{key} of {path} cannot be read: {error}") from None
     return None
 

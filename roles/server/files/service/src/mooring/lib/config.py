@@ -278,7 +278,10 @@ def _check(config: Config, path: Path) -> None:
         config.address  # noqa: B018 - read for its check
     except ValueError as error:
         refuse("server.listen", f"is wrong: {error}", "write ':8443', '127.0.0.1:8443' or '[::1]:8443'")
-    url = urlsplit(config.server.url)
+    try:
+        url = urlsplit(config.server.url)
+    except ValueError:  # brackets that hold no address
+        url = urlsplit("")
     if url.scheme != "https" or not url.hostname or url.path not in ("", "/") or url.query or url.username:
         refuse(
             "server.url", f"is {config.server.url!r}", "write https://NAME or https://NAME:PORT, with nothing after it"

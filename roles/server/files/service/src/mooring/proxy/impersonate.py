@@ -16,7 +16,7 @@ from typing import Final, Literal
 from mooring.authn.identity import Identity
 from mooring.wire.headers import HOP_BY_HOP, Headers, connection_tokens
 
-Verdict = Literal["keep", "drop", "impersonation"]
+Verdict = Literal["keep", "drop", "impersonation", "offers"]
 
 _IMPERSONATION: Final = b"impersonate-"
 _DROP_PREFIXES: Final = (b"x-remote-", b"x-forwarded-", b"x-mooring-", b"proxy-")
@@ -59,6 +59,8 @@ def verdict(name: bytes) -> Verdict:
         answer = "impersonation"
     elif plain in _DROP or plain.startswith(_DROP_PREFIXES):
         answer = "drop"
+    elif plain == b"sec-websocket-protocol":
+        answer = "offers"
     if len(_verdicts) < _CACHE_MAX and len(name) <= _CACHED_NAME_MAX:
         _verdicts[name] = answer
     return answer
@@ -79,23 +81,19 @@ def sanitise(headers: Headers) -> tuple[Headers, bool]:
             kept.append(pair)
         elif answer == "impersonation":
             impersonates = True
+        elif answer == "offers":
+            kept += without_tokens(pair)
     if named:
         impersonates = impersonates or any(verdict(name) == "impersonation" for name in named)
         kept = [pair for pair in kept if pair[0].lower() not in named]
     return kept, impersonates
 
 
-def without_token_protocols(headers: Headers) -> Headers:
-    """The headers without bearer tokens in `Sec-WebSocket-Protocol`, where browsers put them for Kubernetes."""
-    clean: Headers = []
-    for name, value in headers:
-        if name.lower() == b"sec-websocket-protocol":
-            offers = [offer.strip(b" \t") for offer in value.split(b",")]
-            value = b", ".join(offer for offer in offers if not offer.lower().startswith(_TOKEN_PROTOCOL))
-            if not value:
-                continue
-        clean.append((name, value))
-    return clean
+def without_tokens(pair: tuple[bytes, bytes]) -> Headers:
+    """A `Sec-WebSocket-Protocol` without bearer tokens, which browsers put there for Kubernetes; nothing if empty."""
+    offers = [offer.strip(b" \t") for offer in pair[1].split(b",")]
+    value = b", ".join(offer for offer in offers if not offer.lower().startswith(_TOKEN_PROTOCOL))
+    return [(pair[0], value)] if value else []
 
 
 class Impersonator:

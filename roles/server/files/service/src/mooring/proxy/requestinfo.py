@@ -91,7 +91,7 @@ def _collection(verb: str, query: str) -> tuple[str, str]:
     for term in options.get("fieldSelector", "").split(","):
         key, _unused, value = term.partition("=")
         if key == "metadata.name" and value.removeprefix("="):
-            return verb, value.removeprefix("=")
+            return verb, printable(value.removeprefix("="))
     return verb, ""
 
 

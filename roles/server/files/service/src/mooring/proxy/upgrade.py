@@ -14,7 +14,6 @@ import re
 from typing import Final
 
 from mooring.proxy.answers import Refused
-from mooring.proxy.impersonate import without_token_protocols
 from mooring.wire.headers import Headers, ResponseHead, get, get_all
 
 # A serialised origin (RFC 6454 section 6.2). Not urlsplit: it drops tabs and takes user names and paths.
@@ -46,7 +45,7 @@ def check_origin(headers: Headers) -> None:
 
 def request_headers(kept: Headers, wanted: bytes) -> Headers:
     """The end-to-end headers of a request, with the upgrade added again."""
-    return [*without_token_protocols(kept), (b"Connection", b"Upgrade"), (b"Upgrade", wanted)]
+    return [*kept, (b"Connection", b"Upgrade"), (b"Upgrade", wanted)]
 
 
 def switched(head: ResponseHead, wanted: bytes) -> bytes | None:

@@ -11,6 +11,7 @@ one head, or know about sockets or time. One reader reads one response: make a n
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -28,6 +29,9 @@ MAX_CHUNK_OVERHEAD = 64 * 1024
 
 LAST_CHUNK = b"0\r\n\r\n"
 """What ends a chunked body without trailers."""
+
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_LAST_BYTES = 6
 
 
 @dataclass(slots=True)
@@ -146,6 +150,9 @@ class ResponseReader:
         if end < 0:
             if len(self._head) > MAX_HEAD:
                 raise BadMessage(502, f"the response head is larger than {MAX_HEAD} bytes")
+            # Its sender may have ended this head already, and would wait, as we would, until a deadline.
+            if _BARE_LF.search(self._head, seen):
+                raise BadMessage(502, "bad response: bare LF in the head")
             return b""
         raw = bytes(self._head[: end + 4])
         self._head.clear()
@@ -157,6 +164,8 @@ class ResponseReader:
             head = parse_response_head(raw)
         except BadMessage as error:
             raise BadMessage(502, f"bad response: {error.reason}") from None
+        http_1_0 = raw.startswith(b"HTTP/1.0")
+        kind, left = self._framing(head, http_1_0)
         if head.status == 101:
             if not self._upgrade:
                 raise BadMessage(502, "the server switched protocols without being asked")
@@ -168,12 +177,9 @@ class ResponseReader:
             if self._informational > MAX_INFORMATIONAL:
                 raise BadMessage(502, "too many informational responses")
             return
-        http_1_0 = raw.startswith(b"HTTP/1.0")
-        self._kind, self._left = self._framing(head, http_1_0)
-        tokens = connection_tokens(head.headers)
-        self._persistent = (
-            self._kind != "close" and b"close" not in tokens and (not http_1_0 or b"keep-alive" in tokens)
-        )
+        self._kind, self._left = kind, left
+        # Keep-alive of HTTP/1.0 is by agreement of both sides, and by proxies' mistake (RFC 9112 appendix C.2.2).
+        self._persistent = self._kind != "close" and not http_1_0 and b"close" not in connection_tokens(head.headers)
         events.append(Response(head, self._kind, self._left))
         if self._kind == "chunked":
             self._chunks = _ChunkedDecoder()
@@ -195,7 +201,9 @@ class ResponseReader:
             raise BadMessage(502, "bad response: malformed Content-Length")
         if codings and (http_1_0 or len(codings) > 1 or codings[0].lower() != b"chunked"):
             raise BadMessage(502, "bad response: unknown Transfer-Encoding")
-        if self._method == b"HEAD" or head.status in (204, 304):
+        if codings and head.status < 200:
+            raise BadMessage(502, "bad response: Transfer-Encoding in an informational response")
+        if self._method == b"HEAD" or head.status < 200 or head.status in (204, 304):
             return "none", 0
         if codings:
             return "chunked", 0
@@ -237,6 +245,7 @@ class _ChunkedDecoder:
         self.complete = False
         self.excess = False
         self._overhead = 0
+        self._last = b""
         self._pieces: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
         self._parser.feed_data(self._HEAD)
@@ -251,12 +260,15 @@ class _ChunkedDecoder:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The pieces of body in `data`. Raises BadMessage."""
+        self._last = (self._last + data[-_LAST_BYTES:])[-_LAST_BYTES:]
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             if not self.complete:
                 raise BadMessage(502, "bad response: malformed chunk") from None
             self.excess = True
+        if self.complete and (not self._last.endswith(b"\r\n\r\n") or self._last == b"\r\n\r\n\r\n"):
+            self.excess = True  # llhttp passes over line ends after a message in silence
         pieces, self._pieces = self._pieces, []
         self._overhead = 0 if pieces else self._overhead + len(data)
         if self._overhead > MAX_CHUNK_OVERHEAD and not self.complete:

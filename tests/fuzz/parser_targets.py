@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every other parser of what strangers, agents, clusters or administrators write: one error, and what it promises."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import re
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from joserfc import jwt
+from joserfc.jwk import OKPKey
+from joserfc.util import urlsafe_b64encode
+from mooring.agent import config as agent_config
+from mooring.agent import dispatch
+from mooring.authn import tokens
+from mooring.authn.agents import ALGORITHM, TYP, AgentRefused, AgentVerifier
+from mooring.authn.identity import Identity
+from mooring.lib import config
+from mooring.lib.errors import MooringError
+from mooring.lib.names import InvalidName, check_cluster_name, check_name
+from mooring.lib.secrets import Secret
+from mooring.proxy import forward, impersonate, requestinfo, upgrade
+from mooring.proxy.answers import Refused
+from mooring.proxy.chain import Chain
+from mooring.wire.headers import (
+    BadMessage,
+    Headers,
+    RequestHead,
+    check_head,
+    has_dot_segments,
+    is_target,
+    is_token,
+    is_value,
+    parse_request_head,
+    parse_response_head,
+    serialize_request,
+    serialize_response,
+    strip_hop_by_hop,
+)
+from mooring.wire.http1_writer import FramingError
+
+from fuzz.source import Source
+
+
+def heads(data: bytes) -> None:
+    """The head parsers of the tunnel: BadMessage or a head that is written back to the same head."""
+    with contextlib.suppress(BadMessage):
+        head = parse_request_head(data)
+        assert all(is_token(name) and is_value(value) for name, value in head.headers)
+        assert parse_request_head(serialize_request(head)) == head
+    with contextlib.suppress(BadMessage):
+        response = parse_response_head(data)
+        assert all(is_token(name) and is_value(value) for name, value in response.headers)
+        if response.reason == response.reason.strip(b" \t"):
+            assert parse_response_head(serialize_response(response)) == response
+    with contextlib.suppress(BadMessage):
+        check_head(data, head_max=512)
+        assert len(data) <= 512
+
+
+def _identity(user: str, group: str) -> Identity:
+    return Identity("u-aaaaaaaaaaaa", user, "uid", (group,), "t-aaaaaaaaaaaa", None, None, False)
+
+
+IDENTITY = _identity("bob", "devs")
+
+
+def _says_who(name: bytes) -> bool:
+    """Whether some server could take a header of this name for one that says who asks."""
+    plain = name.lower().replace(b"_", b"-")
+    return plain.startswith((b"impersonate", b"x-remote-")) or plain in (b"authorization", b"cookie")
+
+
+def identity_headers(data: bytes) -> None:
+    """From any client headers to what kube-apiserver gets: the identity is ours alone, at both hops."""
+    source = Source(data)
+    headers: Headers = []
+    while not source.empty and len(headers) < 40:
+        name = source.one_of(NAMES) if source.flag() else source.take(source.number(1, 24))
+        value = source.one_of(NAMES) if source.flag() else source.take(source.number(0, 24))
+        if is_token(name) and is_value(value):
+            headers.append((name, value))
+    kept, refused = impersonate.sanitise(headers)
+    assert not any(_says_who(name) for name, _unused in kept)
+    assert refused or not any(name.lower().startswith(b"impersonate-") for name, _unused in headers)
+    assert all(impersonate.verdict(name) in ("keep", "offers") for name, _unused in kept)
+    wanted = upgrade.protocol(headers)
+    sent = upgrade.request_headers(kept, wanted) if wanted and is_value(wanted) else kept
+    assert not any(
+        b"base64url.bearer.authorization.k8s.io." in value.lower()
+        for name, value in sent
+        if name.lower() == b"sec-websocket-protocol"
+    )
+    ours = impersonate.Impersonator("mooring:").headers(IDENTITY, "r")
+    head = RequestHead(b"GET", b"/api", [(b"Host", b"apiserver"), *sent, *ours])
+    written = serialize_request(head)
+    with contextlib.suppress(dispatch.Refused):
+        read = parse_request_head(written)
+        final = dispatch.build_head(read, dispatch.check_head(read), b"kube", Secret("token"))
+        who = [(name, value) for name, value in final.headers if _says_who(name)]
+        assert who == [(b"Authorization", b"Bearer token"), *ours], who
+        assert sum(name.lower() == b"host" for name, _unused in final.headers) == 1
+    strip_hop_by_hop(headers)
+
+
+NAMES = (
+    b"Impersonate-User",
+    b"impersonate-group",
+    b"Impersonate_User",
+    b"IMPERSONATE-EXTRA-x",
+    b"Impersonate-Uid",
+    b"Connection",
+    b"Authorization",
+    b"Cookie",
+    b"X-Remote-User",
+    b"x_remote_group",
+    b"Host",
+    b"Content-Length",
+    b"Transfer-Encoding",
+    b"Upgrade",
+    b"websocket",
+    b"keep-alive",
+    b"close",
+    b"Impersonate",
+    b"Proxy-Authorization",
+    b"Expect",
+    b"Accept",
+    b"Sec-WebSocket-Protocol",
+    b"base64url.bearer.authorization.k8s.io.bXJn",
+    b"v4.channel.k8s.io",
+    b"system:masters",
+)
+
+
+def paths(data: bytes) -> None:
+    """A target that the edge gives to a cluster stays in that cluster, however it is decoded and cleaned on the way."""
+    target = b"/k8s/clusters/" + data
+    if not is_target(target) or b"#" in target or has_dot_segments(target):
+        return
+    path = target.split(b"?", 1)[0]
+    ref, _unused, rest = path.removeprefix(b"/k8s/clusters/").partition(b"/")
+    if not re.fullmatch(rb"[a-z0-9-]+", ref):
+        return  # no cluster; `routes` is about these
+    for decoded in (rest, unquote_to_bytes(rest)):
+        clean = posixpath.normpath(b"/k8s/clusters/" + ref + b"/" + decoded)
+        # %2f decodes to a slash, so that "..%2f" becomes a segment for a server that decodes first.
+        # Nobody decodes between here and the cluster, where `..%2f` is a name that RBAC sees decoded.
+        if not (clean + b"/").startswith(b"/k8s/clusters/" + ref + b"/"):
+            assert b"%2f" in rest.lower(), clean
+
+
+def locations(data: bytes) -> None:
+    """A redirect that is passed on leads to the same cluster, also for a browser, which drops tabs and line ends."""
+    if not is_value(data):
+        return
+    try:
+        _name, value = forward._safe_location((b"Location", data), "/k8s/clusters/harbour")
+    except FramingError:
+        return
+    # The URL standard: tab, LF and CR go, a backslash is a slash.
+    seen = value.translate(None, b"\t\r\n").replace(b"\\", b"/").split(b"?", 1)[0].split(b"#", 1)[0]
+    assert seen.startswith(b"/k8s/clusters/harbour/")
+    for segment in seen.lower().replace(b"%2e", b".").split(b"/"):
+        assert segment not in (b".", b".."), value
+
+
+def routes(data: bytes) -> None:
+    """The chain's own cut of a target: a cluster's reference has only safe characters, the rest is unchanged."""
+
+    class Index:
+        def cluster(self, ref: str) -> str:
+            return ref
+
+    chain = Chain.__new__(Chain)
+    chain.index = Index()  # type: ignore[assignment]
+    if not is_target(data):
+        return
+    try:
+        cluster, rest = chain.route(b"/k8s/clusters/" + data)
+    except Refused as refusal:
+        assert refusal.code == 404
+        return
+    name = str(cluster)
+    assert check_cluster_name(name) if not name.startswith("c-") else name
+    assert rest.startswith(b"/")
+    assert (name.encode() + rest == data) or (name.encode() == data.split(b"?")[0])
+
+
+VERBS = {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "proxy", ""}
+HTTP = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def request_infos(data: bytes) -> None:
+    """What the audit says of any request line: never an error, never a line break, the same with and without cache."""
+    source = Source(data)
+    method = source.one_of(HTTP)
+    raw = source.rest()
+    if not is_target(raw):
+        return
+    target = raw.decode("ascii")
+    info = requestinfo.request_info(method, target)
+    assert info == requestinfo._read(method, target)
+    for text in (info.path, info.resource, info.name, info.namespace, info.subresource, info.api_group, info.verb):
+        assert text.isprintable() or not text, repr(text)
+    if info.resource_request:
+        assert info.verb in VERBS
+    requestinfo.long_running(info, target)
+
+
+def user_tokens(data: bytes) -> None:
+    """A bearer token: None, or an id of the right form that the text holds."""
+    text = data.decode("latin-1")
+    for kind in ("mrg", "mrj"):
+        parsed = tokens.parse(text, kind)
+        if parsed is not None:
+            assert text.startswith(f"{kind}_{parsed.id}_")
+            assert len(text) == len(kind) + 1 + len(parsed.id) + 1 + 52
+            assert text.isascii()
+            assert len(parsed.hash) == 32
+
+
+CLUSTER = "c-aaaaaaaaaaaa"
+NOW = 1_800_000_000.0
+
+
+@lru_cache(maxsize=1)
+def _agent() -> tuple[bytes, str]:
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    private, public = key.private_bytes_raw(), key.public_key().public_bytes_raw()
+    jwk = OKPKey.import_key(
+        {
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "x": urlsafe_b64encode(public).decode(),
+            "d": urlsafe_b64encode(private).decode(),
+        }
+    )
+    claims = {"iss": CLUSTER, "aud": "https://m", "iat": NOW, "nbf": NOW, "exp": NOW + 60, "jti": "0123456789abcdef"}
+    token = jwt.encode({"alg": ALGORITHM, "typ": TYP, "kid": CLUSTER}, claims, jwk, algorithms=[ALGORITHM])
+    return public, token
+
+
+def handshakes(data: bytes) -> None:
+    """A JWT at `/tunnel/connect`: AgentRefused, or the very claims and header that the agent signed."""
+    public, good = _agent()
+    verifier = AgentVerifier({CLUSTER: public}.get, "https://m")
+    source = Source(data)
+    how = source.byte() % 4
+    if how == 0:
+        token = source.rest().decode("latin-1")
+    elif how == 1:  # other parts between the dots
+        parts = good.split(".")
+        parts[source.byte() % 3] = source.rest().decode("latin-1")
+        token = ".".join(parts)
+    elif how == 2:  # other header and claims, as JSON, under the old signature
+        head = source.take(source.number(0, 60))
+        token = ".".join(
+            [urlsafe_b64encode(head).decode(), urlsafe_b64encode(source.rest()).decode(), good.split(".")[2]]
+        )
+    else:  # single characters changed
+        text = list(good)
+        while not source.empty:
+            text[source.number(0, len(text) - 1)] = chr(source.byte())
+        token = "".join(text)
+    try:
+        identity = verifier.verify(token, NOW)
+    except AgentRefused:
+        return
+    assert identity.cluster_id == CLUSTER
+    # The signature covers the first two parts as they are written; only the signature's own spelling is left.
+    assert token.rsplit(".", 1)[0] == good.rsplit(".", 1)[0]
+    with contextlib.suppress(AgentRefused):
+        verifier.verify(token, NOW)
+        raise AssertionError("replayed")
+
+
+def agent_requests(data: bytes) -> None:
+    """What the server may send to the agent as a request head: Refused, or one that names one user and is not ours."""
+    try:
+        head = parse_request_head(data)
+    except BadMessage:
+        return
+    try:
+        headers = dispatch.check_head(head)
+    except dispatch.Refused:
+        return
+    final = dispatch.build_head(head, headers, b"kube", Secret("token"))
+    users = [value for name, value in final.headers if name.lower() == b"impersonate-user"]
+    assert len(users) == 1
+    assert users[0]
+    assert not users[0].lower().startswith(b"system:")
+    assert [v for n, v in final.headers if n.lower() == b"authorization"] == [b"Bearer token"]
+    assert final.target.startswith(b"/")
+    with contextlib.suppress(ValueError):
+        serialize_request(final)
+
+
+def names(data: bytes) -> None:
+    """A user or group name that is taken makes a header that can be written, and one line of a log."""
+    text = data.decode("utf-8", "surrogatepass") if _decodes(data) else data.decode("latin-1")
+    with contextlib.suppress(InvalidName):
+        check_cluster_name(text)
+        assert text.isascii()
+        assert "/" not in text
+        assert "." not in text
+    try:
+        check_name(text, "user name")
+    except InvalidName as error:
+        assert "\n" not in str(error)
+        return
+    identity = _identity(text, text)
+    headers = impersonate.Impersonator("mooring:").headers(identity, "r")
+    head = RequestHead(b"GET", b"/", [(b"Host", b"a"), *headers])
+    assert parse_request_head(serialize_request(head)) == head
+    assert len(text.splitlines()) == 1
+
+
+def _decodes(data: bytes) -> bool:
+    try:
+        data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def server_configs(data: bytes) -> None:
+    """mooring.toml: ConfigError or a configuration that is written and read back to the same."""
+    path = _scratch() / "mooring.toml"
+    path.write_bytes(data)
+    try:
+        read = config.load(path)
+    except config.ConfigError:
+        return
+    assert urlsplit(read.server.url).scheme == "https"
+    path.write_text(config.render(read), "utf-8")
+    assert config.load(path) == read
+
+
+def kubeconfigs(data: bytes) -> None:
+    """The agent's kubeconfig: an error with a sentence for people, or a configuration that verifies TLS."""
+    path = _scratch() / "kubeconfig"
+    path.write_bytes(data)
+    try:
+        read = agent_config.from_kubeconfig(path, None)
+    except MooringError:
+        return
+    assert read.own_tls.check_hostname
+    assert read.stream_tls.check_hostname
+
+
+@lru_cache(maxsize=1)
+def _scratch() -> Path:
+    shm = Path("/dev/shm")  # memory: a file is written for every input
+    return Path(tempfile.mkdtemp(prefix="mooring-fuzz-", dir=shm if shm.is_dir() else None))
+
+
+def origins(data: bytes) -> None:
+    """The Origin of an upgrade: refused, or https or wss at the very Host."""
+    source = Source(data)
+    host = source.take(source.number(0, 30))
+    origin = source.rest()
+    if not is_value(host) or not is_value(origin) or not origin:
+        return
+    try:
+        upgrade.check_origin([(b"Host", host), (b"Origin", origin)])
+    except Refused:
+        return
+    scheme, _unused, rest = origin.lower().partition(b"://")
+    assert scheme in (b"https", b"wss")
+    assert rest.split(b"/")[0].split(b"?")[0].split(b"#")[0].removesuffix(b":443") == host.lower().removesuffix(b":443")
