@@ -9,7 +9,7 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e molecule bench fuzz testbed-up testbed-down openapi clean
+.PHONY: help venv lock demo demo-stop test lint unit e2e molecule bench bench-table fuzz testbed-up testbed-down openapi clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,11 @@ e2e: venv ## End-to-end tests on a real Kubernetes
 molecule: venv ## The molecule scenario on test-bed machines
 	@$(PY) tests/run.py molecule
 
-bench: venv ## Requests per second and latency, beside the direct call
+bench: venv ## Beside a Go peer and nginx: make bench QUICK=1 | ONLY=rates,exec | ROUNDS=5 | SOAK=30 | SOURCE=/tree
 	@$(PY) -m bench
+
+bench-table: venv ## Write the table in docs/performance.md from the last make bench
+	@$(PY) -m bench.table
 
 fuzz: .cache/fuzz/.ready ## Fuzz every parser: make fuzz SECONDS=60 ONLY=mux,frames
 	@$(PY) -m fuzz --seconds $(or $(SECONDS),60) --only '$(ONLY)'

@@ -71,6 +71,7 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     settings: dict[str, str] = field(default_factory=dict)
     admin_token: str = ""
+    program: Path = BIN / "mooring"
 
     @property
     def url(self) -> str:
@@ -90,13 +91,13 @@ class Server:
         password = self.folder / "admin.password"
         password.write_text(secrets.token_urlsafe(18))
         password.chmod(0o600)
-        run([BIN / "mooring", "server", "init", "--data", self.folder / "data", "--listen",
+        run([self.program, "server", "init", "--data", self.folder / "data", "--listen",
              f"{self.address}:{self.port}", "--url", self.url, "--admin-password-file", password])  # fmt: skip
 
     def start(self, wait: bool = True) -> None:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "mooring", "server", "run", "--config", self.config], stdout=log, stderr=log,
+                [self.program, "server", "run", "--config", self.config], stdout=log, stderr=log,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         if wait:
@@ -163,7 +164,7 @@ class Server:
             **os.environ, "MOORING_URL": self.url, "MOORING_CA_FILE": str(self.ca),
             "MOORING_TOKEN": token or self.admin_token, "XDG_CONFIG_HOME": str(self.folder / "xdg"),
         }  # fmt: skip
-        return run([BIN / "mooring", *words], check=check, env=environment)
+        return run([self.program, *words], check=check, env=environment)
 
     def user(self, name: str, *, clusters: Sequence[str] = (), groups: Sequence[str] = ()) -> User:
         """Make a user who may enter `clusters`, log in, and write a kubeconfig."""

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table: as text after a run, and as Markdown in docs/performance.md (`make bench-table`).
+
+The page's table stands between two marks and is never edited by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from bench import goals
+from bench.options import ROOT
+from bench.results import FILE, Results, Row
+
+PAGE = ROOT / "docs/performance.md"
+BEGIN, END = "<!-- table: make bench-table -->", "<!-- end of table -->"
+
+# Column of a row, its heading, and how its number is written.
+_LOAD = (
+    ("path", "path", "{}"),
+    ("connections", "conns", "{}"),
+    ("rate", "req/s", "{:.0f}"),
+    ("mb_per_s", "MB/s", "{:.0f}"),
+    ("p50", "p50 ms", "{:.2f}"),
+    ("p90", "p90 ms", "{:.2f}"),
+    ("p99", "p99 ms", "{:.2f}"),
+    ("cpu_server_us", "server CPU us/req", "{:.0f}"),
+    ("cpu_agent_us", "agent CPU us/req", "{:.0f}"),
+)
+Column = tuple[str, str, str]
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns of a scenario's rows: those of a load, or whatever the rows have."""
+    if rows and "cpu_server_us" in rows[0]:
+        return list(_LOAD)
+    names = dict.fromkeys(name for row in rows for name in row if not isinstance(row[name], dict))
+    return [(name, name.replace("_", " "), "{}") for name in names]
+
+
+def cells(row: Row, shown: Sequence[Column]) -> list[str]:
+    """A row as text."""
+    out = []
+    for name, _unused, form in shown:
+        value = row.get(name)
+        if value is None or (name.startswith("cpu_") and not value):
+            out.append("")
+        elif isinstance(value, float) and form == "{}":
+            out.append(f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}")
+        else:
+            out.append(form.format(value))
+    return out
+
+
+def goal_rows(found: Results) -> list[list[str]]:
+    """Each goal: name, value, what is wanted, whether it was met and of which run."""
+    assessed = found.goals()
+    out = []
+    for goal in goals.GOALS:
+        scenario = found.scenarios.get(goal.scenario, {})
+        value = assessed[goal.name]["value"]
+        if scenario.get("error"):
+            state, shown = "ERROR", "-"
+        elif value is None:
+            state, shown = "not run", "-"
+        else:
+            state, shown = "met" if assessed[goal.name]["met"] else "MISSED", f"{value:.3g}"
+        out.append([goal.name, shown, goal.wanted, goal.unit, state, goal.about])
+    return out
+
+
+GOAL_HEAD = ["goal", "value", "wanted", "unit", "", "what"]
+
+
+def aligned(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Columns of text."""
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *body]
+    )
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body]]
+    return "\n".join(lines)
+
+
+def text(found: Results, names: Sequence[str]) -> str:
+    """What a person sees after a run."""
+    out = []
+    for name in names:
+        scenario = found.scenarios[name]
+        out += ["", name]
+        if scenario["rows"]:
+            shown = columns(scenario["rows"])
+            out.append(
+                aligned([head for _unused, head, _form in shown], [cells(row, shown) for row in scenario["rows"]])
+            )
+        if scenario["error"]:
+            out.append(f"ERROR: {scenario['error']}")
+    out += ["", aligned(GOAL_HEAD, goal_rows(found))]
+    return "\n".join(out)
+
+
+def comparison(found: Results) -> str:
+    """QUICK: this tree over the base, one line for each load."""
+    out = [""]
+    for name in ("rates", "bulk"):
+        rows = {(row["path"], row["connections"]): row for row in found.scenarios.get(name, {}).get("rows", [])}
+        for (path, count), row in rows.items():
+            base = rows.get(("base", count))
+            if path != "mooring" or base is None:
+                continue
+
+            def cpu(of: Row) -> float:
+                return float(of["cpu_server_us"]) + float(of["cpu_agent_us"])
+
+            out.append(
+                f"{name}, {count} connections, this tree / base: rate {row['rate'] / base['rate']:.2f}, p50 "
+                f"{row['p50'] / base['p50']:.2f}, p99 {row['p99'] / base['p99']:.2f}, CPU {cpu(row) / cpu(base):.2f}"
+            )
+    return "\n".join(out)
+
+
+def page(found: Results, machine: dict[str, Any]) -> str:
+    """The part of docs/performance.md that is made."""
+    out = [BEGIN, "", markdown(GOAL_HEAD, goal_rows(found)), ""]
+    for name, scenario in found.scenarios.items():
+        out += [f"### {name}", ""]
+        if scenario["error"]:
+            out += [f"ERROR: {scenario['error'].splitlines()[0]}", ""]
+        if scenario["rows"]:
+            shown = columns(scenario["rows"])
+            out += [
+                markdown([head for _unused, head, _form in shown], [cells(row, shown) for row in scenario["rows"]]),
+                "",
+            ]
+        out += [
+            f"Measured {scenario['at']} at commit {scenario['commit']}, {scenario['took_s']:.0f} s, "
+            f"load average before it {scenario['load_before']}.",
+            "",
+        ]
+    facts = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in machine.items() if value is not None)
+    out += ["Machine: " + facts + ".", "", END]
+    return "\n".join(out)
+
+
+def main() -> int:
+    """`make bench-table`."""
+    try:
+        machine = json.loads(FILE.read_text())["machine"]
+        content = PAGE.read_text()
+    except OSError as error:
+        print(f"bench-table: {error}; run make bench first", file=sys.stderr)
+        return 2
+    before, mark, rest = content.partition(BEGIN)
+    _unused, closing, after = rest.partition(END)
+    if not mark or not closing:
+        print(f"bench-table: {PAGE} lacks the marks of the table", file=sys.stderr)
+        return 2
+    PAGE.write_text(before + page(Results(), machine) + after)
+    print(f"wrote the table in {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
