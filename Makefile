@@ -9,7 +9,7 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e molecule bench bench-table fuzz testbed-up testbed-down openapi clean
+.PHONY: help venv lock demo demo-stop test lint unit e2e security molecule bench bench-table fuzz testbed-up testbed-down openapi clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ endif
 demo-stop: venv ## Remove all that the demo started
 	@$(PY) -m demo down
 
-test: venv ## Everything that must pass: lint, unit, collection, e2e, molecule
+test: venv ## Everything that must pass: lint, unit, collection, e2e, attack book, molecule
 	@$(PY) tests/run.py all
 
 lint: venv ## ruff, mypy, import-linter, ansible-lint, ansible-test sanity, docs lint, galaxy importer
@@ -52,6 +52,9 @@ unit: venv ## Unit tests
 
 e2e: venv ## End-to-end tests on a real Kubernetes
 	@$(PY) tests/run.py e2e
+
+security: venv ## The attack book, against a real server, agent and API server
+	@$(PY) tests/run.py security
 
 molecule: venv ## The molecule scenario on test-bed machines
 	@$(PY) tests/run.py molecule

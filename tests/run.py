@@ -87,7 +87,7 @@ def parts() -> list[Part]:
     bed, checks = [PY, "-m", "testbed"], [PY, "tests/collection/checks.py"]
     return [
         # what compilers and debootstrap take minutes for, once per machine
-        Part("programs", [*bed, "build", "programs"], {"e2e", "molecule"}, 3600, lane="programs"),
+        Part("programs", [*bed, "build", "programs"], {"e2e", "security", "molecule"}, 3600, lane="programs"),
         Part("images", [*bed, "build", "images"], {"e2e", "molecule"}, 1800, lane="images"),
         pytest("unit", "tests/unit", group="unit", deadline=1800),
         Part("ruff", ["ruff", "check", "."], {"lint"}),
@@ -100,6 +100,7 @@ def parts() -> list[Part]:
         Part("galaxy-importer", [*checks, "importer"], {"lint"}),
         Part("sanity", [*checks, "sanity"], {"lint"}, 1800),
         pytest("e2e", "--timeout=600", "tests/e2e", group="e2e", deadline=2700, lane="clusters"),
+        pytest("security", "--timeout=300", "tests/security", group="security", deadline=900, lane="clusters"),
         Part("molecule", [*checks, "molecule"], {"molecule"}, 1800, lane="machines"),
     ]
 
@@ -229,7 +230,7 @@ def main(arguments: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     os.environ["PATH"] = f"{Path(PY).parent}:{os.environ['PATH']}"
     os.environ["PYTHONPATH"] = str(ROOT / "tests")
-    if any(part.groups & {"lint", "unit", "e2e", "molecule"} for part in chosen):
+    if any(part.groups & {"lint", "unit", "e2e", "security", "molecule"} for part in chosen):
         packages()
 
     run_lanes(chosen)
