@@ -259,6 +259,7 @@ class FakeClient:
         self.source = "192.0.2.7"
         self.request_id = "0" * 32
         self.slow = False
+        self.crowded = False
         self.log: list[tuple[object, ...]] = []
         self.sent = b""
         self.head: ResponseHead | None = None
@@ -301,6 +302,9 @@ class FakeClient:
 
     def resume(self) -> None:
         self.log.append(("resume",))
+
+    def belongs_to(self, user_id: str) -> bool:
+        return not self.crowded
 
     def abort(self) -> None:
         self.log.append(("abort",))

@@ -19,8 +19,9 @@ from mooring.api.services import ApiSettings, Services
 from mooring.authn.bootstrap import create_admin
 from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
-from mooring.authn.throttle import LoginThrottle
+from mooring.authn.throttle import Throttle
 from mooring.lib.clock import ManualClock
+from mooring.lib.config import AttemptsSection
 from mooring.lib.secrets import Secret
 from mooring.store.sql import open_store
 
@@ -145,7 +146,8 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
         index=index,
         clock=clock,
         passwords=passwords,
-        throttle=LoginThrottle(),
+        logins=Throttle.of_logins(AttemptsSection()),
+        joins=Throttle.of_joins(AttemptsSection()),
         control=control,
         settings=ApiSettings(
             url="https://mooring.example:8443",

@@ -189,3 +189,18 @@ async def test_the_prefix_is_pinned_by_the_first_registration(world: Any, agent:
     await agent.register(await agent.token(), key())
     async with world.services.store.read() as tx:
         assert await tx.settings.get("identity_prefix") == "mooring:"
+
+
+async def test_failed_registrations_are_delayed_by_token_and_leave_others_alone(world: Any, agent: Agent) -> None:
+    used, mine = await agent.token(), key()
+    await agent.register(used, mine)
+    answers = [await agent.register(used, key()) for _unused in range(4)]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429]
+    assert answers[-1].json()["code"] == "too_many_failures"
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    assert (await agent.register(await agent.token(), key())).status_code == 201
+    world.clock.advance(2)
+    assert (await agent.register(used, key())).status_code == 401
+    assert (await agent.register(used, key())).status_code == 429
+    world.clock.advance(1.1)
+    assert (await agent.register(used, key())).status_code == 429, "the second delay is longer than the first"

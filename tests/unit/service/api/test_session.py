@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from mooring.authn.throttle import FREE_PER_USER
+from mooring.lib.config import AttemptsSection
 
 
 async def test_a_login_gives_a_token_that_works_until_its_end(world: Any) -> None:
@@ -67,7 +67,7 @@ async def test_people_log_in_by_name_and_not_by_id(world: Any) -> None:
 
 async def test_guessing_gets_slow_for_the_guesser_only(world: Any) -> None:
     wrong = {"username": "admin", "password": "wrong password"}
-    for _unused in range(FREE_PER_USER):
+    for _unused in range(AttemptsSection().login_free_per_user):
         assert (await world.anonymous("POST", "/login", wrong)).status_code == 401
     delayed = await world.anonymous("POST", "/login", wrong)
     assert delayed.status_code == 429

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 from mooring.authn.passwords import Busy, Passwords
-from mooring.authn.throttle import FORGET_AFTER, FREE_PER_SOURCE, FREE_PER_USER, MAX_DELAY, LoginThrottle
+from mooring.authn.throttle import LEAK, Throttle
+from mooring.lib.config import AttemptsSection
 from mooring.lib.secrets import Secret
+
+SETTINGS = AttemptsSection()
 
 
 @pytest.fixture
@@ -57,8 +60,8 @@ async def test_too_many_at_once_are_told_to_come_back(passwords: Passwords) -> N
 
 
 def test_the_first_failures_cost_nothing_and_then_the_delay_doubles() -> None:
-    throttle = LoginThrottle()
-    for _unused in range(FREE_PER_USER):
+    throttle = Throttle.of_logins(SETTINGS)
+    for _unused in range(SETTINGS.login_free_per_user):
         assert throttle.delay("bob", "s", 100.0) == 0
         throttle.begin("bob", "s", 100.0)
     delays = []
@@ -68,11 +71,11 @@ def test_the_first_failures_cost_nothing_and_then_the_delay_doubles() -> None:
         now += delays[-1]
         assert throttle.delay("bob", "s", now) == 0
         throttle.begin("bob", "s", now)
-    assert delays == [1, 2, 4, 8, 16, 32, MAX_DELAY, MAX_DELAY]
+    assert delays == [1, 2, 4, 8, 16, 32, SETTINGS.max_delay_seconds, SETTINGS.max_delay_seconds]
 
 
 def test_others_do_not_wait_for_one_users_failures() -> None:
-    throttle = LoginThrottle()
+    throttle = Throttle.of_logins(SETTINGS)
     for _unused in range(10):
         throttle.begin("bob", "s", 0.0)
     assert throttle.delay("bob", "s", 0.0) > 0
@@ -81,26 +84,26 @@ def test_others_do_not_wait_for_one_users_failures() -> None:
 
 
 def test_a_source_that_tries_many_users_waits() -> None:
-    throttle = LoginThrottle()
-    for number in range(FREE_PER_SOURCE):
+    throttle = Throttle.of_logins(SETTINGS)
+    for number in range(SETTINGS.login_free_per_address):
         assert throttle.delay(f"user{number}", "s", 0.0) == 0
         throttle.begin(f"user{number}", "s", 0.0)
     assert throttle.delay("another", "s", 0.0) > 0
 
 
 def test_success_forgives_the_user_and_not_the_source() -> None:
-    throttle = LoginThrottle()
+    throttle = Throttle.of_logins(SETTINGS)
     for _unused in range(5):
         throttle.begin("bob", "s", 0.0)
     throttle.succeeded("bob", "s")
     assert throttle.delay("bob", "s", 0.0) == 0
-    for number in range(FREE_PER_SOURCE - 4):
+    for number in range(SETTINGS.login_free_per_address - 4):
         throttle.begin(f"user{number}", "s", 0.0)
     assert throttle.delay("new", "s", 0.0) > 0
 
 
 def test_people_behind_one_address_who_log_in_do_not_slow_each_other() -> None:
-    throttle = LoginThrottle()
+    throttle = Throttle.of_logins(SETTINGS)
     for number in range(100):
         assert throttle.delay(f"user{number}", "s", 0.0) == 0
         throttle.begin(f"user{number}", "s", 0.0)
@@ -108,11 +111,42 @@ def test_people_behind_one_address_who_log_in_do_not_slow_each_other() -> None:
 
 
 def test_failures_are_forgotten_and_the_table_is_bounded() -> None:
-    throttle = LoginThrottle(max_entries=100)
+    throttle = Throttle.of_logins(AttemptsSection(max_remembered=100))
     for number in range(500):
         throttle.begin(f"user{number}", f"s{number}", 0.0)
-    assert len(throttle._entries) == 100
+    assert len(throttle) == 100
     for _unused in range(10):
         throttle.begin("bob", "s", 0.0)
-    assert throttle.delay("bob", "s", FORGET_AFTER) == 0
-    assert throttle.delay("bob", "s", FORGET_AFTER + 1) == 0
+    assert throttle.delay("bob", "s", SETTINGS.forget_after_seconds) == 0
+    assert throttle.delay("bob", "s", SETTINGS.forget_after_seconds + 1) == 0
+
+
+def test_one_failure_of_an_address_is_forgotten_every_half_minute() -> None:
+    """One agent with a dead join token, which tries for ever, must not lock out those behind the same NAT."""
+    throttle = Throttle.of_joins(SETTINGS)
+    now = 0.0
+    for _unused in range(24 * 60):
+        now += max(60.0, throttle.delay("dead", "s", now))
+        throttle.begin("dead", "s", now)
+        assert throttle.delay("good", "s", now) == 0
+    assert throttle.delay("dead", "s", now) == SETTINGS.max_delay_seconds
+    for number in range(SETTINGS.join_free_per_address):
+        throttle.begin(f"wrong{number}", "s", now)
+    assert throttle.delay("good", "s", now) > 0
+    assert throttle.delay("good", "s", now + SETTINGS.join_free_per_address * LEAK) == 0
+
+
+def test_a_try_that_was_not_looked_at_costs_nothing() -> None:
+    throttle = Throttle.of_logins(SETTINGS)
+    for _unused in range(100):
+        throttle.begin("bob", "s", 0.0)
+        throttle.not_tried("bob", "s")
+    assert throttle.delay("bob", "s", 0.0) == 0
+
+
+def test_an_ipv6_network_is_one_address() -> None:
+    throttle = Throttle.of_logins(SETTINGS)
+    for number in range(10):
+        throttle.begin("bob", f"2001:db8::{number:x}", 0.0)
+    assert throttle.delay("bob", "2001:db8::ffff", 0.0) > 0
+    assert throttle.delay("bob", "2001:db8:0:1::1", 0.0) == 0

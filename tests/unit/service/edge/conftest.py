@@ -47,7 +47,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 async def make_edge(tls: Tls, tmp_path: Path) -> AsyncIterator[MakeEdge]:
     edges: list[Edge] = []
 
-    async def make(**changes: object) -> Edge:
+    async def make(*, per_minute: int = 2_000, **changes: object) -> Edge:
         settings = EdgeSettings(**{"sweep_interval": 0.02, **changes})  # type: ignore[arg-type]
         world = make_world()
         pool = Http1Pool(unix_connector(str(tmp_path / "api.sock")), name="api")
@@ -65,6 +65,7 @@ async def make_edge(tls: Tls, tmp_path: Path) -> AsyncIterator[MakeEdge]:
             world.clock,
             accept,
             lambda cluster_id, reason: refused.append((cluster_id, reason)),
+            per_minute=per_minute,
         )
         builtin = Builtin(
             {"audit": lambda: ready["audit"]},

@@ -12,7 +12,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 from joserfc.util import urlsafe_b64decode
-from support.edgebed import Edge, until
+from support.edgebed import Edge, MakeEdge, until
 from support.proxyfakes import ALPHA, BETA
 
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
@@ -141,3 +141,14 @@ async def test_what_is_no_agent_is_refused_before_its_token_is_used_up(
 
 async def test_user_token_is_no_agent(edge: Edge) -> None:
     assert (await dial(edge, edge.world.bearer("root")))[0] == 401
+
+
+async def test_too_many_handshakes_from_one_address_get_429_and_the_key_is_not_looked_at(make_edge: MakeEdge) -> None:
+    edge = await make_edge(per_minute=2)
+    key = register(edge, ALPHA)
+    for _unused in range(2):
+        assert (await dial(edge, token(edge, key, ALPHA)))[0] == 101
+    code, message = await dial(edge, token(edge, key, ALPHA))
+    assert (code, message) == (429, "too many agents connect from this address")
+    edge.world.clock.advance(31)
+    assert (await dial(edge, token(edge, key, ALPHA)))[0] == 101

@@ -3,31 +3,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
 import msgspec
 import pytest
-from mooring.edge.settings import EdgeSettings
+from mooring.lib.bounds import BOUNDS, Bounds
+from mooring.lib.config import Config, ServerSection, TlsSection
 from mooring.proxy.answers import REASONS
 from mooring.proxy.audit import AuditRecord
-from mooring.proxy.chain import ChainSettings
 
 PAGE = (Path(__file__).parents[4] / "docs" / "edge.md").read_text()
+SMALLEST = Config(server=ServerSection(data_dir="/d", url="https://h"), tls=TlsSection(cert="/c", key="/k", ca="/a"))
 
 
-@pytest.mark.parametrize("settings", [EdgeSettings(), ChainSettings()])
-def test_settings_table_is_complete(settings: EdgeSettings | ChainSettings) -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", PAGE, re.MULTILINE))
-    for field in dataclasses.fields(settings):
-        assert rows.get(field.name) == str(getattr(settings, field.name)), field.name
-
-
-def test_no_setting_is_documented_that_does_not_exist() -> None:
-    section = PAGE.split("## Bounds and deadlines")[1].split("## Audit log")[0]
-    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
-    assert documented == {field.name for cls in (EdgeSettings, ChainSettings) for field in dataclasses.fields(cls)}
+@pytest.mark.parametrize("section", ["limits", "tunnel", "attempts"])
+def test_every_bound_is_documented_as_it_is(section: str) -> None:
+    names = {bound.setting: bound for bound in BOUNDS}
+    expected = []
+    for field in msgspec.structs.fields(type(getattr(Bounds.from_settings(SMALLEST), section))):
+        bound = names.pop(f"{section}.{field.name}", None)
+        answer = "" if bound is None else str(bound.code or "closed")
+        expected.append((field.name, str(field.default), answer, "" if bound is None else f"`{bound.name}`"))
+    table = PAGE.split(f"\n`[{section}]`:\n\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    assert [(row[0].strip("`"), row[1], row[3], row[4]) for row in rows] == expected
+    assert all(len(row[2]) > 15 for row in rows)
+    assert not [name for name in names if name.startswith(section)], "a bound names a setting that does not exist"
 
 
 def test_audit_fields_are_complete() -> None:

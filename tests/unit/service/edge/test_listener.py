@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import ssl
@@ -296,6 +297,83 @@ async def test_stalled_body_gets_408_and_resets_the_stream(make_edge: MakeEdge) 
     await peer.send(edge.get(PODS, "bob", "Content-Length: 10", method="POST") + b"abc")
     assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
     assert edge.world.stream.log[-1] == ("reset", "CANCEL")
+
+
+async def test_body_that_trickles_gets_408(make_edge: MakeEdge) -> None:
+    """A byte before each deadline kept a connection, and an open request in the cluster, for days."""
+    edge = await make_edge(body_timeout=0.3, body_rate=1_000)
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS, "bob", "Content-Length: 100000", method="POST"))
+    answer = asyncio.create_task(peer.rest(20))
+    with contextlib.suppress(ConnectionError):
+        while not answer.done():
+            await peer.send(b"x")
+            await asyncio.sleep(0.02)
+    assert (await answer).startswith(b"HTTP/1.1 408 ")
+    assert edge.world.stream.closed
+
+
+async def test_body_that_the_cluster_does_not_take_may_wait(make_edge: MakeEdge) -> None:
+    edge = await make_edge(body_timeout=0.1, body_rate=1_000)
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS, "bob", "Content-Length: 20", method="POST"))
+    await edge.stream()
+    stream = edge.world.stream
+    stream.full = True
+    await peer.send(b"x" * 10)
+    await until(lambda: len(stream.log) == 1)
+    beats = []
+    edge.listener._sweep_also = lambda: beats.append(1)
+    await until(lambda: len(beats) > 20, 20)  # several times the deadline
+    assert not stream.closed
+    stream.full = False
+    stream.sink.on_writable()
+    await peer.send(b"x" * 10)
+    await until(lambda: ("end",) in stream.log)
+
+
+async def test_user_at_the_bound_of_connections_gets_429_and_others_get_through(make_edge: MakeEdge) -> None:
+    edge = await make_edge(max_connections_per_user=2)
+    first, second, third, root = [await edge.connect() for _unused in range(4)]
+    for number, peer in enumerate((first, second, first)):
+        await peer.send(edge.get(PODS))
+        await edge.stream(number + 1)
+        edge.world.stream.answer(200, [("Content-Length", "0")], fin=True)
+        assert b" 200 " in await peer.until(b"\r\n\r\n")
+    await third.send(edge.get(PODS))
+    answer = await third.rest(20)
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert b"Retry-After: 1\r\n" in answer
+    assert b"Connection: close\r\n" in answer
+    await root.send(edge.get(PODS, "root"))
+    await edge.stream(4)
+    first.close()
+    await first.rest(20)
+    await until(lambda: edge.listener._by_user["u-bob"] == 1)
+    fourth = await edge.connect()
+    await fourth.send(edge.get(PODS))
+    await edge.stream(5)
+
+
+async def test_upgrade_without_a_byte_ends_and_one_in_use_does_not(make_edge: MakeEdge) -> None:
+    edge = await make_edge(upgrade_idle_timeout=0.4)
+    upgrades = []
+    for number in range(2):
+        peer = await edge.connect()
+        await peer.send(edge.get(EXEC, "bob", "Connection: Upgrade", "Upgrade: SPDY/3.1", method="POST"))
+        await edge.stream(number + 1)
+        edge.world.stream.answer(101, [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")])
+        await peer.until(b"\r\n\r\n")
+        upgrades.append((peer, edge.world.stream))
+    (idle, forgotten), (busy, used) = upgrades
+    end = asyncio.create_task(idle.rest(20))
+    while not end.done():
+        await busy.send(b"x")
+        used.data(b"y")
+        await busy.exactly(1)
+        await asyncio.sleep(0.02)
+    assert forgotten.closed
+    assert not used.closed
 
 
 async def test_client_that_never_reads_is_cut(make_edge: MakeEdge) -> None:

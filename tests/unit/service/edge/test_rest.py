@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.edgebed import Edge, MakeEdge, until
+from support.edgebed import Edge, MakeEdge, Peer, until
 
 
 class Api:
@@ -113,3 +113,29 @@ async def test_upgrade_is_not_passed_on(api: Api, edge: Edge) -> None:
     await peer.send(edge.get("/api/v1/clusters", "bob", "Connection: Upgrade", "Upgrade: websocket"))
     assert (await peer.rest()).startswith(b"HTTP/1.1 400 ")
     assert api.requests == []
+
+
+async def test_who_holds_requests_open_does_not_keep_others_from_the_api(api: Api, make_edge: MakeEdge) -> None:
+    """A thousand login bodies that never end used up every connection to the API."""
+    edge = await make_edge(api_requests_per_source=2)
+    held = [await edge.connect() for _unused in range(2)]
+    for peer in held:
+        await peer.send(edge.get("/api/v1/login", None, "Content-Length: 9", method="POST"))
+    rest = edge.listener._route.__self__._rest  # type: ignore[attr-defined]
+    await until(lambda: rest._open["127.0.0.1"] == 2)
+    peer = await edge.connect()
+    await peer.send(edge.get("/api/v1/whoami", "bob"))
+    head = await peer.until(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 429 ")
+    assert b"Content-Type: application/problem+json\r\n" in head
+    assert b"Retry-After: 1\r\n" in head
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", edge.listener.port, local_addr=("127.0.0.2", 0), ssl=edge.tls.client, server_hostname="localhost"
+    )
+    other = Peer(reader, writer)
+    edge.peers.append(other)
+    await other.send(edge.get("/api/v1/whoami", "bob"))
+    await other.until(b"{}")
+    for peer in held:
+        peer.abort()
+    await until(lambda: len(rest._open) == 0)

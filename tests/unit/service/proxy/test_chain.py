@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from mooring.lib import metrics
 from mooring.proxy.chain import ChainSettings
 from mooring.proxy.forward import Forward
 from mooring.tunnel.hub import Lost
@@ -314,6 +315,32 @@ def test_fresh_loss_is_told_before_the_store_knows(world: World) -> None:
     client = FakeClient()
     assert world.chain.handle(client, request(PODS, world.bearer("bob"))) is None
     assert b"the peer closed the connection" in client.sent
+
+
+def test_one_user_cannot_fill_a_cluster() -> None:
+    world = make_world(ChainSettings(max_per_user_and_cluster=2, max_per_cluster=3))
+    for _unused in range(2):
+        passed(world, PODS, world.bearer("bob"))
+    client = FakeClient()
+    assert world.chain.handle(client, request(PODS, world.bearer("bob"))) is None
+    assert (client.status, client.header("Retry-After")) == (429, "1")
+    assert b'in cluster \\"alpha\\"' in client.sent
+    passed(world, PODS, world.bearer("root"))
+
+
+def test_connection_of_a_user_with_too_many_is_429(world: World) -> None:
+    client = FakeClient()
+    client.crowded = True
+    assert world.chain.handle(client, request(PODS, world.bearer("bob"))) is None
+    assert (client.status, client.header("Retry-After")) == (429, "1")
+    assert world.audit.records[-1].outcome == "refused"
+
+
+def test_watches_are_counted(world: World) -> None:
+    passed(world, PODS, world.bearer("bob"))
+    assert metrics.PROXY_ENDLESS.collect()[0].samples[0].value == 0
+    passed(world, PODS + "?watch=1", world.bearer("bob"))
+    assert metrics.PROXY_ENDLESS.collect()[0].samples[0].value == 1
 
 
 def test_session_that_takes_no_more_is_429_or_503(world: World) -> None:

@@ -31,7 +31,7 @@ from mooring.authn.agents import AgentIdentity, AgentVerifier
 from mooring.authn.bootstrap import check_prefix
 from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
-from mooring.authn.throttle import LoginThrottle
+from mooring.authn.throttle import Throttle
 from mooring.control.clusters import ClusterController
 from mooring.control.upkeep import Upkeep
 from mooring.edge.agents import AgentRoute
@@ -41,6 +41,7 @@ from mooring.edge.rest import RestRoute
 from mooring.edge.routes import Routes
 from mooring.edge.settings import EdgeSettings
 from mooring.lib import certificates, logging
+from mooring.lib.bounds import Bounds
 from mooring.lib.clock import SystemClock
 from mooring.lib.config import Config, ConfigError
 from mooring.lib.errors import MooringError
@@ -49,7 +50,7 @@ from mooring.lib.ids import new_id
 from mooring.lib.pki import RENEW_DAYS
 from mooring.lib.tasks import Supervisor
 from mooring.lib.version import VERSION
-from mooring.net.http1client import Http1Pool
+from mooring.net.http1client import Http1Pool, PoolLimits
 from mooring.net.sockets import unix_connector
 from mooring.proxy.audit import Audit
 from mooring.proxy.chain import Chain, ChainSettings
@@ -58,7 +59,7 @@ from mooring.store.ports import Store
 from mooring.store.sql import SqlStore, open_store
 from mooring.tunnel.carrier import ServerCarrier
 from mooring.tunnel.hub import Hub
-from mooring.tunnel.session import Session
+from mooring.tunnel.session import Session, tunnel_limits
 from mooring.wire.frames import Hello
 
 _AUDIENCE_KEY: Final = "audience"
@@ -108,7 +109,9 @@ class Server:
         self.config = config
         self.clock = SystemClock()
         self.index = Index()
-        self.hub = Hub(self.clock)
+        self.bounds = Bounds.from_settings(config)
+        self.hub = Hub(self.clock, max_sessions=self.bounds.tunnel.max_sessions_per_cluster)
+        self._tunnel_limits = tunnel_limits(self.bounds.tunnel)
         self._started_at = self.clock.now()
         self._instance = f"{config.instance}/{new_id('i')}"
         self._tasks = Supervisor("server")
@@ -134,13 +137,8 @@ class Server:
         control = await self._start_control(store, verifier)
         await self._start_api(store, control, audience)
 
-        settings = EdgeSettings(
-            max_connections=config.limits.max_connections,
-            max_connections_per_source=config.limits.max_connections_per_address,
-            head_timeout=config.limits.head_timeout_seconds,
-            idle_timeout=config.limits.idle_timeout_seconds,
-            api_body_max=config.limits.api_body_bytes,
-        )
+        bounds = self.bounds
+        settings = EdgeSettings.from_limits(bounds.limits, metrics_public=config.server.metrics_public)
         registry = Registry(self.index, self.clock)
         self.index.subscribe(registry.on_change)
         chain = Chain(
@@ -149,15 +147,23 @@ class Server:
             audit=audit,
             registry=registry,
             clock=self.clock,
-            settings=ChainSettings(
-                identity_prefix=config.identity.prefix, max_per_cluster=config.limits.max_streams_per_cluster
-            ),
+            settings=ChainSettings.from_limits(bounds.limits, identity_prefix=config.identity.prefix),
         )
-        pool = Http1Pool(unix_connector(str(config.api_socket)), name="the REST API")
+        pool = Http1Pool(
+            unix_connector(str(config.api_socket)),
+            name="the REST API",
+            limits=PoolLimits(max_connections=settings.api_requests),
+        )
         self._ending.push_async_callback(pool.aclose)
         routes = Routes(
             chain=chain,
-            agents=AgentRoute(verifier, self.clock, self._accept_agent, control.note_refused),
+            agents=AgentRoute(
+                verifier,
+                self.clock,
+                self._accept_agent,
+                control.note_refused,
+                per_minute=bounds.attempts.agent_handshakes_per_address,
+            ),
             rest=RestRoute(pool, settings),
             builtin=Builtin(
                 {
@@ -166,6 +172,7 @@ class Server:
                     "api": lambda: "it ended" if self._api_died.is_set() else "",
                 },
                 chain.authenticate,
+                metrics_public=settings.metrics_public,
                 stopping=lambda: self._stopping,
             ),
         )
@@ -236,7 +243,8 @@ class Server:
             index=self.index,
             clock=self.clock,
             passwords=passwords,
-            throttle=LoginThrottle(),
+            logins=Throttle.of_logins(self.bounds.attempts),
+            joins=Throttle.of_joins(self.bounds.attempts),
             control=control,
             settings=ApiSettings(
                 url=config.url,
@@ -305,8 +313,8 @@ class Server:
 
     def _accept_agent(self, identity: AgentIdentity, transport: asyncio.Transport, raw: bytes, source: str) -> None:
         """An agent has proved which cluster it is: its connection becomes a session of the hub."""
-        hello = Hello(instance=self._instance, version=VERSION)
-        session = Session("server", hello, name=f"{identity.cluster_id} from {source}")
+        hello = Hello(instance=self._instance, version=VERSION, window=self.bounds.tunnel.window_bytes)
+        session = Session("server", hello, limits=self._tunnel_limits, name=f"{identity.cluster_id} from {source}")
         self.hub.add(identity.cluster_id, session)
         ServerCarrier.accept(transport, raw, session)
 

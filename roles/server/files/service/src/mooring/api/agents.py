@@ -24,10 +24,10 @@ from mooring.api.services import Services
 from mooring.authn import tokens
 from mooring.authn.agents import is_weak_key
 from mooring.authn.bootstrap import pin_prefix
+from mooring.lib import bounds
 from mooring.store.ports import Taken, Transaction
 from mooring.store.records import Cluster, JoinToken
 
-_THROTTLE_KEY = "join token"
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 _UID = re.compile(r"[A-Za-z0-9-]{1,128}")
 
@@ -51,15 +51,18 @@ class Registered(Output):
 @post("/agents/register", opt=PUBLIC, status_code=201, tags=["agents"], summary="Register an agent by a join token")
 async def register(data: JSONBody[Registration], services: Deps, request: Request[Any, Any, Any]) -> Registered:
     address = source(request)
-    wait = services.throttle.delay(_THROTTLE_KEY, address, services.clock.monotonic())
+    presented = tokens.parse(data.join_token, "mrj")
+    # Counted by token, so that one agent whose token has expired does not make those behind the same NAT wait.
+    subject = "" if presented is None else presented.id
+    wait = services.joins.delay(subject, address, services.clock.monotonic())
     if wait > 0:
-        raise later(429, "too_many_failures", "too many wrong join tokens", wait)
+        bounds.met("join_attempts")
+        raise later(429, "too_many_failures", "too many failed registrations", wait)
     key = _public_key(data.public_key)
     if not _UID.fullmatch(data.cluster_uid):
         raise invalid("cluster_uid", "is not the uid of a Kubernetes object")
     check_text("agent_version", data.agent_version)
     check_text("kubernetes_version", data.kubernetes_version)
-    presented = tokens.parse(data.join_token, "mrj")
     token: JoinToken | None = None
     try:
         async with services.store.write() as tx:
@@ -70,9 +73,8 @@ async def register(data: JSONBody[Registration], services: Deps, request: Reques
                 raise unauthenticated("the join token is unknown", "join_token_unknown", _NEW_TOKEN)
             cluster = await _register(tx, services, token, key, data)
     except Problem as problem:
-        if token is None:
-            services.throttle.begin(_THROTTLE_KEY, address, services.clock.monotonic())
-        else:
+        services.joins.begin(subject, address, services.clock.monotonic())
+        if token is not None:
             services.control.note_refused(token.cluster_id, problem.detail)
         raise
     services.control.note_registered(cluster.id)

@@ -19,8 +19,9 @@ from mooring.api.problems import MEDIA_TYPE, ProblemDocument
 from mooring.api.services import ApiSettings, Services
 from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
-from mooring.authn.throttle import LoginThrottle
+from mooring.authn.throttle import Throttle
 from mooring.lib.clock import SystemClock
+from mooring.lib.config import AttemptsSection
 from mooring.store.sql import open_store
 
 _RETURNED = {"200": "Done.", "201": "Made.", "204": "Done; there is nothing to say."}
@@ -88,7 +89,8 @@ def nothing() -> Services:
         index=Index(),
         clock=SystemClock(),
         passwords=Passwords(),
-        throttle=LoginThrottle(),
+        logins=Throttle.of_logins(AttemptsSection()),
+        joins=Throttle.of_joins(AttemptsSection()),
         control=_NoControl(),
         settings=ApiSettings(url="https://localhost", ca_pem="", instance="", audience=""),
     )

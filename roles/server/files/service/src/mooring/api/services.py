@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
-from mooring.authn.throttle import LoginThrottle
+from mooring.authn.throttle import Throttle
 from mooring.lib.clock import Clock
 from mooring.store.ports import Store
 
@@ -56,6 +56,7 @@ class Services:
     index: Index
     clock: Clock
     passwords: Passwords
-    throttle: LoginThrottle
+    logins: Throttle
+    joins: Throttle
     control: ClusterControl
     settings: ApiSettings

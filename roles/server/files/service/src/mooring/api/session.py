@@ -13,7 +13,8 @@ from mooring.api.access import PUBLIC, TOKEN, USER, Caller, Deps, source
 from mooring.api.common import Description, Input, Output, Ref, Ttl, check_text, named_by, time_text
 from mooring.api.issue import issue
 from mooring.api.problems import invalid, later, unauthenticated
-from mooring.lib import metrics
+from mooring.authn.passwords import Busy
+from mooring.lib import bounds, metrics
 from mooring.lib.secrets import Secret
 from mooring.store.records import ADMIN_GROUP_ID
 
@@ -58,23 +59,28 @@ async def login(data: JSONBody[Login], services: Deps, request: Request[Any, Any
     """A wrong name and a wrong password give the same answer in the same time; each failure makes the next try wait."""
     now = services.clock.now()
     address = source(request)
-    wait = services.throttle.delay(data.username, address, services.clock.monotonic())
+    wait = services.logins.delay(data.username, address, services.clock.monotonic())
     if wait > 0:
+        bounds.met("login_attempts")
         metrics.LOGINS.labels("delayed").inc()
         raise later(429, "too_many_failures", "too many wrong passwords", wait)
     check_text("description", data.description)
     check_text("username", data.username)
-    services.throttle.begin(data.username, address, services.clock.monotonic())
+    services.logins.begin(data.username, address, services.clock.monotonic())
     async with services.store.read() as tx:
         user = await tx.users.get(data.username)
         if user is not None and user.name != data.username:
             user = None  # found by its id; people log in by name
         stored = None if user is None else await tx.users.password_hash(user.id)
-    right = await services.passwords.verify(stored, Secret(data.password))
+    try:
+        right = await services.passwords.verify(stored, Secret(data.password))
+    except Busy:
+        services.logins.not_tried(data.username, address)
+        raise
     if user is None or not right or not user.enabled:
         metrics.LOGINS.labels("refused").inc()
         raise unauthenticated("the user name or the password is wrong", "wrong_password")
-    services.throttle.succeeded(data.username, address)
+    services.logins.succeeded(data.username, address)
     async with services.store.write() as tx:
         user = await tx.users.get(user.id)
         # Changed while the password was checked: the check is worth nothing now.

@@ -37,6 +37,8 @@ from mooring.api.common import (
 )
 from mooring.api.problems import Problem, conflict, invalid, later, not_found
 from mooring.api.services import Services
+from mooring.authn.passwords import Busy
+from mooring.lib import bounds
 from mooring.lib.ids import is_id, new_id
 from mooring.lib.names import check_name
 from mooring.lib.secrets import Secret
@@ -196,16 +198,22 @@ async def change_own_password(
 ) -> None:
     """Ends all of the caller's tokens but the one of this call."""
     address = source(request)
-    wait = services.throttle.delay(caller.user, address, services.clock.monotonic())
+    wait = services.logins.delay(caller.user, address, services.clock.monotonic())
     if wait > 0:
+        bounds.met("login_attempts")
         raise later(429, "too_many_failures", "too many wrong passwords", wait)
     new = _good_password(services, "new", data.new)
-    services.throttle.begin(caller.user, address, services.clock.monotonic())
+    services.logins.begin(caller.user, address, services.clock.monotonic())
     async with services.store.read() as tx:
         stored = await tx.users.password_hash(caller.user_id)
-    if not await services.passwords.verify(stored, Secret(data.old)):
+    try:
+        right = await services.passwords.verify(stored, Secret(data.old))
+    except Busy:
+        services.logins.not_tried(caller.user, address)
+        raise
+    if not right:
         raise Problem(403, "wrong_password", "the old password is wrong")
-    services.throttle.succeeded(caller.user, address)
+    services.logins.succeeded(caller.user, address)
     hashed = await services.passwords.hash(new)
     now = services.clock.now()
     async with services.store.write() as tx:

@@ -11,14 +11,17 @@ It must not: speak WebSocket, or let the agent of one cluster in as another's (`
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mooring.authn.agents import AgentIdentity, AgentRefused, AgentVerifier
 from mooring.lib import logging, metrics
+from mooring.lib.addresses import bucket
+from mooring.lib.bounds import Rate
 from mooring.lib.clock import Clock
-from mooring.proxy.answers import Refused, refuse, unauthorized
+from mooring.proxy.answers import Refused, at_bound, refuse, unauthorized
 from mooring.wire.frames import SUBPROTOCOL
 from mooring.wire.headers import Headers, get, get_all
 from mooring.wire.http1_request import Request
@@ -38,16 +41,29 @@ class AgentRoute:
     """Lets agents in."""
 
     def __init__(
-        self, verifier: AgentVerifier, clock: Clock, accept: Accept, note_refused: Callable[[str, str], None]
+        self,
+        verifier: AgentVerifier,
+        clock: Clock,
+        accept: Accept,
+        note_refused: Callable[[str, str], None],
+        *,
+        per_minute: int = 2_000,
     ) -> None:
+        """`per_minute`: handshakes from one address that are looked at."""
         self._verifier = verifier
         self._clock = clock
         self._accept = accept
         self._note_refused = note_refused
+        self._rate = Rate(per_minute, 60.0)
 
     def handle(self, client: Connection, request: Request) -> None:
         """Take a request for `/tunnel/connect`: hand it over, or answer it."""
         try:
+            wait = self._rate.take(bucket(client.source), self._clock.monotonic())
+            if wait > 0:
+                raise at_bound(
+                    "agent_handshakes", "too many agents connect from this address", retry_after=math.ceil(wait)
+                )
             identity = self._verify(request)
         except Refused as refusal:
             metrics.HTTP_REQUESTS.labels("tunnel", str(refusal.code)).inc()

@@ -20,8 +20,9 @@ import math
 import socket
 from typing import Protocol, cast
 
+from mooring.edge.accept import Ticket
 from mooring.edge.settings import EdgeSettings
-from mooring.lib import logging, metrics
+from mooring.lib import bounds, logging, metrics
 from mooring.lib.ids import request_id
 from mooring.net.sockets import tune
 from mooring.proxy import answers
@@ -56,6 +57,9 @@ class Service(Protocol):
     def closed(self, connection: Connection) -> None:
         """A connection is gone, or was handed over."""
 
+    def claim(self, connection: Connection, user_id: str) -> bool:
+        """A user has shown who they are on a connection that was nobody's, or another's. False: they have too many."""
+
     def handle(self, connection: Connection, request: Request) -> Handler | None:
         """Take a request. None: it has been answered, or the connection handed over."""
 
@@ -67,6 +71,7 @@ class Connection(asyncio.Protocol):
         "_ahead",
         "_answered",
         "_blocked",
+        "_brought",
         "_complete",
         "_deadline",
         "_discarded",
@@ -88,11 +93,19 @@ class Connection(asyncio.Protocol):
         "_upgrade",
         "_write_deadline",
         "_writer",
+        "admitted",
         "request_id",
         "source",
+        "ticket",
+        "user_id",
     )
 
-    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.admitted = False
+        """Whether the listener counts it among its clients."""
+        self.user_id = ""
+        """Whose it is: who last asked for a cluster on it."""
         self._service = service
         self._settings = service.settings
         self._loop = loop
@@ -116,6 +129,7 @@ class Connection(asyncio.Protocol):
         self._out_size = 0
         self._flushing = False
         self._discarded = 0
+        self._brought = 0
         self.source = ""
         self.request_id = ""
 
@@ -131,10 +145,13 @@ class Connection(asyncio.Protocol):
         problem = self._service.opened(self)
         if problem is not None:
             self._refuse(503, problem, retry_after=1)
+            # It takes up a place in which others could be told the same.
+            self._deadline = self._loop.time() + self._settings.linger_timeout
 
     def data_received(self, data: bytes) -> None:
         if self._raw:
             if self._handler is not None:
+                self._deadline = self._service.now + self._settings.upgrade_idle_timeout
                 self._handler.client_data(data)
             return
         if self._phase in ("closing", "closed"):
@@ -223,7 +240,8 @@ class Connection(asyncio.Protocol):
         if complete or request.upgrade:
             self._phase, self._deadline = "answer", _NEVER
         else:
-            self._phase, self._deadline = "body", self._service.now + self._settings.body_timeout
+            self._phase = "body"
+            self._time_body()
         try:
             handler = self._service.handle(self, request)
         except Exception:
@@ -239,13 +257,17 @@ class Connection(asyncio.Protocol):
 
     def _body(self, data: bytes) -> None:
         if self._handler is not None:
-            if not self._complete:
-                self._deadline = self._service.now + self._settings.body_timeout
+            self._brought += len(data)
             self._handler.client_data(data)
         else:
             self._discarded += len(data)
             if self._discarded > self._settings.linger_max:
                 self.abort()
+
+    def _time_body(self) -> None:
+        """From now on the body has `body_timeout` to bring its next part."""
+        self._brought = 0
+        self._deadline = self._service.now + self._settings.body_timeout
 
     def _end(self) -> None:
         self._complete = True
@@ -275,6 +297,10 @@ class Connection(asyncio.Protocol):
         return events
 
     def _bad(self, error: BadMessage) -> None:
+        if error.status == 431:
+            bounds.met("headers" if error.reason.endswith("headers") else "head_bytes")
+            self._refuse(431, f"bad request: {error.reason}", retry_after=1)
+            return
         metrics.EDGE_REFUSED.labels(str(error.status)).inc()
         self._refuse(error.status, f"bad request: {error.reason}")
 
@@ -307,7 +333,11 @@ class Connection(asyncio.Protocol):
         self._send(data)
 
     def write(self, data: bytes) -> bool:
-        self._send(data if self._raw else self._writer.data(data))
+        if self._raw:
+            self._deadline = self._service.now + self._settings.upgrade_idle_timeout
+            self._send(data)
+        else:
+            self._send(self._writer.data(data))
         return not self._blocked
 
     def finish(self) -> None:
@@ -330,7 +360,7 @@ class Connection(asyncio.Protocol):
 
     def switch(self, head: ResponseHead) -> None:
         self._raw = True
-        self._phase, self._deadline = "raw", _NEVER
+        self._phase, self._deadline = "raw", self._service.now + self._settings.upgrade_idle_timeout
         self._head_sent = True
         head.headers.append((b"X-Request-Id", self.request_id.encode()))
         self._send(switching(head))
@@ -343,7 +373,15 @@ class Connection(asyncio.Protocol):
         self._pause(_UPSTREAM_FULL)
 
     def resume(self) -> None:
+        if self._phase == "body" and self._paused & _UPSTREAM_FULL:
+            self._time_body()  # what we stopped is not the client's fault
         self._unpause(_UPSTREAM_FULL)
+
+    def belongs_to(self, user_id: str) -> bool:
+        if user_id == self.user_id or self._service.claim(self, user_id):
+            return True
+        self._writer.keep_alive = False
+        return False
 
     def abort(self) -> None:
         self._handler = None
@@ -374,6 +412,7 @@ class Connection(asyncio.Protocol):
         elif self._write_deadline <= now:
             waiting = self._waiting()
             if waiting >= self._left_to_write:
+                bounds.met("write_timeout")
                 self.abort_gone()
             else:
                 self._left_to_write = waiting
@@ -386,12 +425,21 @@ class Connection(asyncio.Protocol):
         if phase == "idle" or (phase == "head" and not self._reader.begun):
             self._close()
         elif phase == "head":
-            metrics.EDGE_REFUSED.labels("head_timeout").inc()
+            bounds.met("head_timeout")
             self._refuse(408, f"the request head did not arrive within {self._settings.head_timeout:.0f} s")
         elif phase == "body":
-            metrics.EDGE_REFUSED.labels("body_timeout").inc()
-            self._refuse(408, f"no byte of the request body arrived within {self._settings.body_timeout:.0f} s")
+            settings = self._settings
+            if self._paused & _UPSTREAM_FULL or self._brought >= settings.body_rate * settings.body_timeout:
+                self._time_body()
+                return
+            bounds.met("body_timeout")
+            self._refuse(
+                408,
+                f"the request body came slower than {settings.body_rate} bytes/s for {settings.body_timeout:.0f} s",
+            )
         else:
+            if phase == "raw":
+                bounds.met("upgrade_idle_timeout")
             self.abort_gone()
 
     def abort_gone(self) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one TLS port: accepts connections, bounds them, sweeps their deadlines, and stops without breaking answers.
+"""The one TLS port: bounds its connections, sweeps their deadlines, and stops without breaking answers.
 
-Why: what has to be true of all connections together lives here; what is true of one is in `edge.connection`.
+Why: what has to be true of all connections together lives here; what is true of one is in `edge.connection`, and what
+comes before TLS in `edge.accept`.
 
 It must not: exist without TLS, or offer anything but HTTP/1.1 in ALPN.
 """
@@ -10,16 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from mooring.edge.accept import Acceptor, Gate, bind, raise_open_files
 from mooring.edge.connection import Connection
 from mooring.edge.settings import EdgeSettings
-from mooring.lib import metrics
+from mooring.lib import bounds, metrics
 from mooring.proxy.ports import Handler
 from mooring.wire.http1_request import Request
+
+_EVERYBODY = ""
 
 Route = Callable[[Connection, Request], Handler | None]
 
@@ -47,40 +51,40 @@ class Listener:
         self._route = route
         self._sweep_also = sweep
         self._connections: set[Connection] = set()
-        self._by_source: Counter[str] = Counter()
+        self._gate = Gate(settings)
+        self._admitted = bounds.Slots(settings.max_connections)
+        self._by_source = bounds.Slots(settings.max_connections_per_source)
+        self._by_user = bounds.Slots(settings.max_connections_per_user)
         self._empty = asyncio.Event()
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
+        self._port = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        return self._port
 
     async def start(self, host: str | None, port: int, context: ssl.SSLContext) -> None:
         """Listen on an address (None or "": all) and port (0: any free one). Raises OSError."""
+        self.start_on(await bind(host, port), context)
+
+    def start_on(self, sockets: list[socket.socket], context: ssl.SSLContext) -> None:
+        """Listen on sockets that listen already; they are closed by `stop`."""
         loop = self._loop = asyncio.get_running_loop()
         self.now = loop.time()
-        self._server = await loop.create_server(
-            lambda: Connection(self, loop),
-            host or None,
-            port,
-            ssl=context,
-            ssl_handshake_timeout=self.settings.handshake_timeout,
-            # Until then a slow client may take what was written; afterwards the connection is reset under it.
-            ssl_shutdown_timeout=self.settings.close_timeout,
-            backlog=1024,
-        )
+        raise_open_files(self.settings.max_connections)
+        self._port = sockets[0].getsockname()[1]
+        self._acceptor = Acceptor(self._gate, context, self.settings, lambda ticket: Connection(self, loop, ticket))
+        self._acceptor.start(sockets)
         self._timer = loop.call_later(self.settings.sweep_interval, self._sweep)
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - the deadline is the point of this call
         """Take no new connections, let exchanges that are under way finish for `timeout` seconds, then cut them."""
         self.stopping = True
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.stop()
         for connection in list(self._connections):
             connection.stop()
         if self._connections:
@@ -89,6 +93,8 @@ class Listener:
                 await asyncio.wait_for(self._empty.wait(), timeout)
         for connection in list(self._connections):
             connection.abort_gone()
+        if self._acceptor is not None:
+            await self._acceptor.aclose()
         await asyncio.sleep(0)  # lets the transports say connection_lost
         if self._timer is not None:
             self._timer.cancel()
@@ -97,16 +103,17 @@ class Listener:
 
     def opened(self, connection: Connection) -> str | None:
         """A connection is there. A sentence when it is one too many."""
+        self._connections.add(connection)  # also one that is told to go: it has a deadline to do so
         if self.stopping:
             return "the server stops; connect again"
-        if len(self._connections) >= self.settings.max_connections:
-            metrics.EDGE_REFUSED.labels("connections").inc()
-            return "the server has too many connections; try again later"
-        if self._by_source[connection.source] >= self.settings.max_connections_per_source:
-            metrics.EDGE_REFUSED.labels("connections_per_source").inc()
+        if not self._by_source.take(connection.ticket.source):
+            bounds.met("connections_per_address")
             return "too many connections from your address; close some"
-        self._connections.add(connection)
-        self._by_source[connection.source] += 1
+        if not self._admitted.take(_EVERYBODY):
+            self._by_source.free(connection.ticket.source)
+            bounds.met("connections")
+            return "the server has too many connections; try again later"
+        connection.admitted = True
         metrics.EDGE_CONNECTIONS.inc()
         return None
 
@@ -115,12 +122,28 @@ class Listener:
         if connection not in self._connections:
             return
         self._connections.discard(connection)
-        self._by_source[connection.source] -= 1
-        if self._by_source[connection.source] <= 0:
-            del self._by_source[connection.source]
-        metrics.EDGE_CONNECTIONS.dec()
+        connection.ticket.leave()
+        self._leave_user(connection)
+        if connection.admitted:
+            connection.admitted = False
+            self._by_source.free(connection.ticket.source)
+            self._admitted.free(_EVERYBODY)
+            metrics.EDGE_CONNECTIONS.dec()
         if not self._connections:
             self._empty.set()
+
+    def claim(self, connection: Connection, user_id: str) -> bool:
+        """A user has shown who they are on a connection. False: they have too many."""
+        if not self._by_user.take(user_id):
+            return False
+        self._leave_user(connection)
+        connection.user_id = user_id
+        return True
+
+    def _leave_user(self, connection: Connection) -> None:
+        if connection.user_id:
+            self._by_user.free(connection.user_id)
+            connection.user_id = ""
 
     def handle(self, connection: Connection, request: Request) -> Handler | None:
         """A request has come."""

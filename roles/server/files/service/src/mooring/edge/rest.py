@@ -14,9 +14,10 @@ from typing import Final
 from prometheus_client import Counter
 
 from mooring.edge.settings import EdgeSettings
-from mooring.lib import metrics
+from mooring.lib import bounds, metrics
+from mooring.lib.addresses import bucket
 from mooring.net.http1client import Http1Pool
-from mooring.proxy.answers import Refused, refuse
+from mooring.proxy.answers import Refused, at_bound, refuse_problem
 from mooring.proxy.ports import Client, Handler
 from mooring.proxy.relay import Relay
 from mooring.wire.frames import Code
@@ -37,23 +38,44 @@ class RestRoute:
     def __init__(self, pool: Http1Pool, settings: EdgeSettings) -> None:
         self.pool = pool
         self.settings = settings
+        self._open = bounds.Slots(settings.api_requests_per_source)
         self._counters: dict[int, Counter] = {}
 
     def handle(self, client: Client, request: Request) -> Handler | None:
         """Take a request. None: it has been answered."""
         if request.upgrade:
-            refuse(client, Refused(400, "nothing on this path can be upgraded"))
+            self.refuse(client, Refused(400, "nothing on this path can be upgraded"))
             return None
         if request.length > self.settings.api_body_max:
-            refuse(client, self.too_large())
+            self.refuse(client, self.too_large())
             return None
-        exchange = _Exchange(self, client, client_ended=request.body == "none")
-        exchange.start(RequestHead(request.head.method, request.head.target, self._headers(client, request)))
+        source = bucket(client.source)
+        if not self._open.take(source):
+            # Also before anybody has logged in: who holds requests open must not keep the others from it.
+            self.refuse(
+                client, at_bound("api_requests_per_address", "too many open requests to the REST API from your address")
+            )
+            return None
+        exchange = _Exchange(self, client, source, client_ended=request.body == "none")
+        try:
+            exchange.start(RequestHead(request.head.method, request.head.target, self._headers(client, request)))
+        except BaseException:
+            self.done(source)
+            raise
         return exchange
 
     def too_large(self) -> Refused:
         """The answer to a body over the bound."""
-        return Refused(413, f"the REST API takes at most {self.settings.api_body_max} bytes")
+        return at_bound("api_body", f"the REST API takes at most {self.settings.api_body_max} bytes", retry_after=None)
+
+    def refuse(self, client: Client, refusal: Refused) -> None:
+        """Answer in place of the API."""
+        self.count(refusal.code)
+        refuse_problem(client, refusal)
+
+    def done(self, source: str) -> None:
+        """An exchange is over."""
+        self._open.free(source)
 
     def count(self, code: int) -> None:
         """Count an answered request."""
@@ -78,11 +100,12 @@ class RestRoute:
 
 
 class _Exchange(Relay):
-    __slots__ = ("_route",)
+    __slots__ = ("_route", "_source")
 
-    def __init__(self, route: RestRoute, client: Client, *, client_ended: bool) -> None:
+    def __init__(self, route: RestRoute, client: Client, source: str, *, client_ended: bool) -> None:
         super().__init__(client, client_ended=client_ended)
         self._route = route
+        self._source = source
 
     def start(self, head: RequestHead) -> None:
         self._upstream = self._route.pool.request(head, self, head_timeout=self._route.settings.api_answer_timeout)
@@ -105,14 +128,15 @@ class _Exchange(Relay):
 
     def fail(self, code: Code, message: str, *, sent: bool) -> None:
         if code == Code.TIMEOUT:
-            self._answer(Refused(504, "the REST API did not answer in time"))
+            self._answer(at_bound("api_answer_timeout", "the REST API did not answer in time", retry_after=None))
         elif code == Code.BUSY:
-            self._answer(Refused(429, "the REST API has too many open requests; try again later", retry_after=1))
+            self._answer(at_bound("api_requests", "the REST API has too many open requests; try again later"))
         else:
             again = None if sent else 1
             self._answer(Refused(503, f"the REST API cannot be reached: {message[:256]}", retry_after=again))
 
     def done(self, outcome: str) -> None:
+        self._route.done(self._source)
         self._route.count(self.code)
 
     def _answer(self, refusal: Refused) -> None:
@@ -122,5 +146,5 @@ class _Exchange(Relay):
             self.client.abort()
         else:
             self.code = refusal.code
-            refuse(self.client, refusal)
+            refuse_problem(self.client, refusal)
         self._finish("answered by the edge")

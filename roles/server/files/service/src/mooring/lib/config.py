@@ -39,7 +39,13 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Buffer = Annotated[int, msgspec.Meta(ge=4096)]
+# The window of a stream must hold a frame, and fit into the 31 bits of a WINDOW frame.
+Window = Annotated[int, msgspec.Meta(ge=32 * 1024, le=2**30)]
+HeadBytes = Annotated[int, msgspec.Meta(ge=1024, le=128 * 1024 - 8192)]  # a head must fit into one OPEN, with ours
+Headers = Annotated[int, msgspec.Meta(ge=16, le=4096)]
 
 
 class ServerSection(_Section, frozen=True, kw_only=True):
@@ -48,6 +54,9 @@ class ServerSection(_Section, frozen=True, kw_only=True):
     url: Annotated[str, _doc("How clients and agents reach this server. Its host must be in the certificate.")]
     instance: Annotated[str, _doc("Name of this server instance; empty means the host name.")] = ""
     run_dir: Annotated[str, _doc("Folder for the socket of the REST API; empty means 'run' in data_dir.")] = ""
+    metrics_public: Annotated[
+        bool, _doc("true: anybody may read /metrics. false: it needs the token of an administrator.")
+    ] = False
     stop_timeout_seconds: Annotated[
         Seconds, _doc("On SIGTERM, how long requests in flight may take to finish, in seconds.")
     ] = 10.0
@@ -100,12 +109,120 @@ class LimitsSection(_Section, frozen=True, kw_only=True):
     max_connections_per_address: Annotated[
         Count, _doc("Open client connections from one address; raise it when many people share one (NAT, a proxy).")
     ] = 1_000
+    max_connections_per_user: Annotated[
+        Count, _doc("Open connections that one user's requests to clusters came on; a watch holds one.")
+    ] = 1_200
+    max_handshakes: Annotated[
+        Count, _doc("TLS handshakes under way, half-open ones too; more connections are closed without an answer.")
+    ] = 2_000
+    max_handshakes_per_address: Annotated[
+        Count, _doc("TLS handshakes under way from one address. All agents behind one NAT may arrive at once.")
+    ] = 600
+    handshake_timeout_seconds: Annotated[
+        Seconds, _doc("A TLS handshake must be complete within this time, in seconds.")
+    ] = 10.0
+    head_bytes: Annotated[HeadBytes, _doc("Largest head of a request, in bytes.")] = 65_536
+    headers: Annotated[Headers, _doc("Most headers of a request.")] = 256
     head_timeout_seconds: Annotated[Seconds, _doc("A request's head must arrive within this time, in seconds.")] = 15.0
     idle_timeout_seconds: Annotated[
         Seconds, _doc("A connection without a request is closed after this time, in seconds.")
     ] = 120.0
+    body_timeout_seconds: Annotated[
+        Seconds, _doc("How long a request's body may bring less than body_bytes_per_second, in seconds.")
+    ] = 60.0
+    body_bytes_per_second: Annotated[
+        Count,
+        _doc(
+            "What a request's body must bring over body_timeout_seconds; it may wait for as long as the cluster does."
+        ),
+    ] = 256
+    write_timeout_seconds: Annotated[
+        Seconds, _doc("A client that takes nothing of what waits for it is cut off after this time, in seconds.")
+    ] = 600.0
+    upgrade_idle_timeout_seconds: Annotated[
+        Seconds, _doc("An exec, attach or port-forward without a byte either way ends after this time, in seconds.")
+    ] = 14_400.0
+    linger_timeout_seconds: Annotated[
+        Seconds, _doc("How long the rest of a request that was answered early is read, in seconds.")
+    ] = 5.0
+    linger_bytes: Annotated[Count, _doc("How much of such a rest is read, in bytes.")] = 33_554_432
+    close_timeout_seconds: Annotated[
+        Seconds, _doc("How long a client may take for what it was sent last, in seconds.")
+    ] = 60.0
+    client_buffer_bytes: Annotated[
+        Buffer, _doc("Bytes that wait for a client at which its stream gets no more credit.")
+    ] = 262_144
     api_body_bytes: Annotated[Count, _doc("Largest request body that the REST API takes, in bytes.")] = 1_048_576
+    api_answer_timeout_seconds: Annotated[
+        Seconds, _doc("How long the REST API may take for an answer, in seconds.")
+    ] = 60.0
+    max_api_requests: Annotated[Count, _doc("Open requests to the REST API.")] = 1_024
+    max_api_requests_per_address: Annotated[
+        Count, _doc("Open requests to the REST API from one address, so that none keeps the others out.")
+    ] = 100
+    answer_timeout_seconds: Annotated[
+        Seconds, _doc("How long a cluster may take for the head of its answer, in seconds.")
+    ] = 300.0
     max_streams_per_cluster: Annotated[Count, _doc("Open requests (watches too) per cluster.")] = 2_000
+    max_streams_per_user: Annotated[Count, _doc("Open requests (watches too) of one user, in all clusters.")] = 1_000
+    max_streams_per_user_and_cluster: Annotated[
+        Count, _doc("Open requests (watches too) of one user in one cluster: what is left is for others.")
+    ] = 400
+
+
+class TunnelSection(_Section, frozen=True, kw_only=True):
+    max_sessions_per_cluster: Annotated[Count, _doc("Sessions of one cluster's agents with one server process.")] = 16
+    max_streams_per_session: Annotated[
+        Count, _doc("Open streams of a session; the agent has a bound of its own, and the lower one counts.")
+    ] = 1_024
+    window_bytes: Annotated[
+        Window, _doc("What an agent may send on a stream before its client takes it, in bytes.")
+    ] = 262_144
+    window_max_bytes: Annotated[
+        Window, _doc("What that may grow to, in bytes, while the client is fast: 16 MiB are 160 MB/s over 100 ms.")
+    ] = 16_777_216
+    window_growth_bytes: Annotated[Natural, _doc("What all windows of a session may grow together, in bytes.")] = (
+        67_108_864
+    )
+    send_buffer_bytes: Annotated[
+        Buffer, _doc("Bytes queued for an agent on a stream at which its client is not read any more.")
+    ] = 262_144
+    open_backlog_bytes: Annotated[
+        Buffer, _doc("Bytes of new requests queued for an agent at which the next one is refused.")
+    ] = 1_048_576
+    control_buffer_bytes: Annotated[
+        Buffer, _doc("Bytes of control frames queued for an agent that does not read at which its session ends.")
+    ] = 16_777_216
+    ping_after_seconds: Annotated[Seconds, _doc("An agent that is silent is asked after this time, in seconds.")] = 7.0
+    dead_after_seconds: Annotated[Seconds, _doc("... and its session ends after this time, in seconds.")] = 15.0
+    hello_timeout_seconds: Annotated[Seconds, _doc("How long an agent may take for its first frame, in seconds.")] = (
+        10.0
+    )
+
+
+class AttemptsSection(_Section, frozen=True, kw_only=True):
+    agent_handshakes_per_address: Annotated[
+        Count,
+        _doc("Agents' handshakes from one address per minute, at each server process; agents behind a NAT share one."),
+    ] = 2_000
+    login_free_per_user: Annotated[
+        Count, _doc("Wrong passwords of one user from one address that cost nothing; then each doubles the delay.")
+    ] = 3
+    login_free_per_address: Annotated[
+        Count, _doc("Wrong passwords from one address, of all users, that cost nothing; one is forgotten in 30 s.")
+    ] = 20
+    join_free_per_token: Annotated[
+        Count, _doc("Failed registrations with one join token from one address that cost nothing.")
+    ] = 3
+    join_free_per_address: Annotated[
+        Count, _doc("Failed registrations from one address that cost nothing; one is forgotten in 30 s.")
+    ] = 50
+    first_delay_seconds: Annotated[Seconds, _doc("The first delay of the next try, in seconds; it doubles.")] = 1.0
+    max_delay_seconds: Annotated[Seconds, _doc("The longest delay, in seconds.")] = 60.0
+    forget_after_seconds: Annotated[Seconds, _doc("Time without a failure until all is forgotten, in seconds.")] = 900.0
+    max_remembered: Annotated[
+        Count, _doc("Pairs of user and address whose failures are remembered; the longest quiet goes first.")
+    ] = 10_000
 
 
 class LogSection(_Section, frozen=True, kw_only=True):
@@ -135,6 +252,8 @@ class Config(_Section, frozen=True, kw_only=True):
     identity: IdentitySection = IdentitySection()
     agents: AgentsSection = AgentsSection()
     limits: LimitsSection = LimitsSection()
+    tunnel: TunnelSection = TunnelSection()
+    attempts: AttemptsSection = AttemptsSection()
     log: LogSection = LogSection()
     audit: AuditSection = AuditSection()
 
@@ -177,7 +296,9 @@ _SECTIONS: Final[dict[str, tuple[type[_Section], str]]] = {
     "database": (DatabaseSection, "State: users, tokens, clusters. (Clusters keep their own state.)"),
     "identity": (IdentitySection, "Who people are, here and in the clusters."),
     "agents": (AgentsSection, "What runs in the clusters."),
-    "limits": (LimitsSection, "Bounds, so that no client can use the server up."),
+    "limits": (LimitsSection, "Bounds and deadlines of clients, so that none can use the server up."),
+    "tunnel": (TunnelSection, "Bounds and deadlines of the tunnels to agents."),
+    "attempts": (AttemptsSection, "How often one may try to get in."),
     "log": (LogSection, "What the server says about itself."),
     "audit": (AuditSection, "Who did what in which cluster."),
 }
@@ -297,6 +418,13 @@ def _check(config: Config, path: Path) -> None:
         refuse("log.level", f"is {config.log.level!r}", f"use one of: {', '.join(LEVELS)}")
     if config.log.format not in FORMATS:
         refuse("log.format", f"is {config.log.format!r}", f"use one of: {', '.join(FORMATS)}")
+    tunnel, attempts = config.tunnel, config.attempts
+    if tunnel.ping_after_seconds >= tunnel.dead_after_seconds:
+        refuse("tunnel.ping_after_seconds", "is not below dead_after_seconds", "ask twice before giving up: 7 and 15")
+    if tunnel.window_max_bytes < tunnel.window_bytes:
+        refuse("tunnel.window_max_bytes", "is below window_bytes", "a window grows, it does not shrink")
+    if attempts.first_delay_seconds > attempts.max_delay_seconds:
+        refuse("attempts.first_delay_seconds", "is above max_delay_seconds", "delays grow from the one to the other")
     database = config.database_url.split(":", 1)[0].split("+", 1)[0]
     if database not in ("sqlite", "postgresql"):
         refuse("database.url", f"names the unknown database {database!r}", "use sqlite:///PATH or postgresql://...")

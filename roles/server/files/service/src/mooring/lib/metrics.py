@@ -20,8 +20,15 @@ Info("mooring_build", "The version of this build.", registry=REGISTRY).info({"ve
 
 EDGE_CONNECTIONS = Gauge("mooring_edge_connections", "Open client connections.", registry=REGISTRY)
 EDGE_REFUSED = Counter(
-    "mooring_edge_refused_total", "Requests refused before routing, by reason.", ["reason"], registry=REGISTRY
+    "mooring_edge_refused_total", "Malformed requests, by the status that they got.", ["reason"], registry=REGISTRY
 )
+BOUND_REFUSED = Counter(
+    "mooring_bound_refused_total",
+    "What was refused, cut or closed at a bound or deadline, by the bound's name (docs/edge.md).",
+    ["bound"],
+    registry=REGISTRY,
+)
+EDGE_HANDSHAKES = Gauge("mooring_edge_handshakes", "TLS handshakes under way.", registry=REGISTRY)
 HTTP_REQUESTS = Counter(
     "mooring_http_requests_total",
     "Requests by route (proxy, api, tunnel, own) and status.",
@@ -35,6 +42,9 @@ PROXY_SECONDS = Histogram(
     registry=REGISTRY,
 )
 PROXY_OPEN = Gauge("mooring_proxy_exchanges_open", "Proxied exchanges in flight, watches included.", registry=REGISTRY)
+PROXY_ENDLESS = Gauge(
+    "mooring_proxy_endless_open", "Open watches, followed logs and upgraded connections.", registry=REGISTRY
+)
 PROXY_CUT = Counter(
     "mooring_proxy_cut_total", "Open exchanges ended because a right was taken away.", ["reason"], registry=REGISTRY
 )

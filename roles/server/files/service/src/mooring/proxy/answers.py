@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+import msgspec
+
 from mooring.kube import status as kube
+from mooring.lib import bounds
 from mooring.proxy.ports import Client
 from mooring.wire.headers import Headers, ResponseHead
 
@@ -47,6 +50,11 @@ class Refused(Exception):
         self.message = message
         self.retry_after = retry_after
         self.headers = headers or []
+
+
+def at_bound(name: str, message: str, *, retry_after: int | None = 1) -> Refused:
+    """Refused at the bound of this name (`lib.bounds`), which is counted, with the status that belongs to it."""
+    return Refused(bounds.met(name).code, message, retry_after=retry_after)
 
 
 def unauthorized(message: str) -> Refused:
@@ -99,3 +107,20 @@ def refuse(client: Client, refusal: Refused, *, discovery: bool = False) -> None
         retry_after=refusal.retry_after,
     )
     send(client, refusal.code, body, kube.CONTENT_TYPE, headers)
+
+
+def refuse_problem(client: Client, refusal: Refused) -> None:
+    """The answer to a refused request for the REST API, as a problem document (RFC 9457) like all of the API's."""
+    phrase = HTTPStatus(refusal.code).phrase
+    document = {
+        "type": "about:blank",
+        "status": refusal.code,
+        "title": phrase,
+        "detail": refusal.message,
+        "code": phrase.lower().replace(" ", "_"),
+        "request_id": client.request_id,
+    }
+    headers = list(refusal.headers)
+    if refusal.retry_after is not None:
+        headers.append((b"Retry-After", b"%d" % refusal.retry_after))
+    send(client, refusal.code, msgspec.json.encode(document), b"application/problem+json", headers)

@@ -24,9 +24,10 @@ from mooring.authn.identity import Identity
 from mooring.authn.index import ClusterView, Index, Unauthenticated
 from mooring.lib import metrics
 from mooring.lib.clock import Clock, rfc3339
+from mooring.lib.config import LimitsSection
 from mooring.policy.decide import decide
 from mooring.proxy import upgrade
-from mooring.proxy.answers import Refused, asks_for_discovery, refuse, unauthorized
+from mooring.proxy.answers import Refused, asks_for_discovery, at_bound, refuse, unauthorized
 from mooring.proxy.audit import Audit
 from mooring.proxy.forward import Ask, Forward, audit_record
 from mooring.proxy.impersonate import Impersonator, sanitise
@@ -54,6 +55,18 @@ class ChainSettings:
     answer_timeout: float = 300.0
     max_per_cluster: int = 2_000
     max_per_user: int = 1_000
+    max_per_user_and_cluster: int = 400
+
+    @classmethod
+    def from_limits(cls, limits: LimitsSection, *, identity_prefix: str) -> ChainSettings:
+        """What the configuration says."""
+        return cls(
+            identity_prefix=identity_prefix,
+            answer_timeout=limits.answer_timeout_seconds,
+            max_per_cluster=limits.max_streams_per_cluster,
+            max_per_user=limits.max_streams_per_user,
+            max_per_user_and_cluster=limits.max_streams_per_user_and_cluster,
+        )
 
 
 class Chain:
@@ -81,6 +94,7 @@ class Chain:
             cluster, target = self.route(head.target)
             ask = self._ask(identity, cluster, head, target, request.upgrade)
             self.authorise(ask, impersonates, head.headers)
+            self.bound(ask, client)
             ours = self._impersonator.headers(identity, client.request_id)
             payload = self._rebuild(request, target, kept, ours, ask.upgrade)
             forward = Forward(self, client, ask, client_ended=request.body == "none" and not request.upgrade)
@@ -146,10 +160,22 @@ class Chain:
             raise Refused(
                 503, f"requests are refused while they cannot be recorded: {self.audit.problem}", retry_after=5
             )
-        if self.registry.of_cluster(cluster.id) >= self.settings.max_per_cluster:
-            raise Refused(429, f'cluster "{cluster.name}" has too many open requests; try again later', retry_after=1)
-        if self.registry.of_user(identity.user_id) >= self.settings.max_per_user:
-            raise Refused(429, f'user "{identity.user}" has too many open requests; close some watches', retry_after=1)
+
+    def bound(self, ask: Ask, client: Client) -> None:
+        """Is there room, for this user and at all. Raises Refused."""
+        user, cluster = ask.identity.user, ask.cluster
+        user_id, registry, settings = ask.identity.user_id, self.registry, self.settings
+        if registry.of_user(user_id) >= settings.max_per_user:
+            raise at_bound("streams_per_user", f'user "{user}" has too many open requests; close some watches')
+        if registry.of_user_in(user_id, cluster.id) >= settings.max_per_user_and_cluster:
+            raise at_bound(
+                "streams_per_user_and_cluster",
+                f'user "{user}" has too many open requests in cluster "{cluster.name}"; close some watches',
+            )
+        if registry.of_cluster(cluster.id) >= settings.max_per_cluster:
+            raise at_bound("streams_per_cluster", f'cluster "{cluster.name}" has too many open requests; try later')
+        if not client.belongs_to(user_id):
+            raise at_bound("connections_per_user", f'user "{user}" has too many connections; close some')
 
     def _rebuild(self, request: Request, target: bytes, kept: Headers, ours: Headers, wanted: bytes) -> bytes:
         """The payload of the OPEN: a new head, in which nothing about identity or framing comes from the client."""

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from mooring.authn.identity import Identity
 from mooring.authn.index import ClusterView
-from mooring.lib import metrics
-from mooring.proxy.answers import Refused, asks_for_discovery, refuse
+from mooring.lib import bounds, metrics
+from mooring.proxy.answers import Refused, asks_for_discovery, at_bound, refuse
 from mooring.proxy.audit import AuditRecord
 from mooring.proxy.ports import Client
 from mooring.proxy.relay import Relay
@@ -95,7 +95,7 @@ class Forward(Relay):
         try:
             self._upstream = session.open(payload, self, fin=self._client_ended)
         except SessionBusy as error:
-            raise Refused(429, f"cluster {self.ask.cluster.name}: {error.reason}", retry_after=1) from None
+            raise at_bound("streams_per_session", f"cluster {self.ask.cluster.name}: {error.reason}") from None
         except SessionClosed:
             raise self._chain.not_connected(self.ask.cluster) from None
         if self._client_ended:
@@ -162,6 +162,8 @@ class Forward(Relay):
         return ResponseHead(head.status, head.reason, headers)
 
     def fail(self, code: Code, message: str, *, sent: bool) -> None:
+        if code == Code.BUSY:
+            bounds.met("streams_per_session")
         refusal = failure(self.ask.cluster.name, code, message, sent=sent)
         self.code = refusal.code
         self._upstream = None
@@ -195,6 +197,7 @@ class Forward(Relay):
     def late(self) -> None:
         """No head in time."""
         if not self.over and not self.code:
+            bounds.met("answer_timeout")
             self._drop_upstream(Code.TIMEOUT, "no answer in time")
             seconds = self._chain.settings.answer_timeout
             self.fail(Code.TIMEOUT, f"no answer within {seconds:.0f} s", sent=True)

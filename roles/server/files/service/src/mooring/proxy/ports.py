@@ -48,6 +48,9 @@ class Client(Protocol):
     def resume(self) -> None:
         """Read on."""
 
+    def belongs_to(self, user_id: str) -> bool:
+        """Count the connection as this user's from now on. False: they have as many as they may."""
+
     def abort(self) -> None:
         """Cut the connection now; a response that is under way ends visibly incomplete."""
 

@@ -10,6 +10,7 @@ It must not: decide by itself who may (the index and `policy.decide` do), or kee
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
 from mooring.authn.identity import Identity
@@ -54,10 +55,12 @@ class Registry:
         self._by_token: dict[str, set[Open]] = {}
         self._by_user: dict[str, set[Open]] = {}
         self._by_cluster: dict[str, set[Open]] = {}
+        self._by_both: Counter[tuple[str, str]] = Counter()
         # In the order in which they were added; all have the same time to answer, so the first is due first.
         self._waiting: dict[Open, float] = {}
         self._size = 0
         metrics.PROXY_OPEN.set_function(lambda: self._size)
+        metrics.PROXY_ENDLESS.set_function(self._endless)
 
     def __len__(self) -> int:
         return self._size
@@ -70,12 +73,17 @@ class Registry:
         """How many the user has open."""
         return len(self._by_user.get(user_id, ()))
 
+    def of_user_in(self, user_id: str, cluster_id: str) -> int:
+        """How many the user has open to the cluster."""
+        return self._by_both[user_id, cluster_id]
+
     def add(self, exchange: Open) -> None:
         """An exchange begins."""
         identity = exchange.identity
         self._by_token.setdefault(identity.token_id, set()).add(exchange)
         self._by_user.setdefault(identity.user_id, set()).add(exchange)
         self._by_cluster.setdefault(exchange.cluster_id, set()).add(exchange)
+        self._by_both[identity.user_id, exchange.cluster_id] += 1
         self._size += 1
 
     def asked(self, exchange: Open, answer_by: float) -> None:
@@ -97,6 +105,10 @@ class Registry:
         _discard(self._by_user, identity.user_id, exchange)
         if _discard(self._by_cluster, exchange.cluster_id, exchange):
             self._size -= 1
+            both = (identity.user_id, exchange.cluster_id)
+            self._by_both[both] -= 1
+            if not self._by_both[both]:
+                del self._by_both[both]
 
     def on_change(self, change: Change) -> None:
         """Look again at what the change touches."""
@@ -140,6 +152,9 @@ class Registry:
         for exchanges in list(self._by_cluster.values()):
             for exchange in list(exchanges):
                 exchange.cut(cause, message)
+
+    def _endless(self) -> int:
+        return sum(exchange.endless for exchanges in self._by_cluster.values() for exchange in exchanges)
 
     def _look_again(self, exchanges: set[Open] | None) -> None:
         for exchange in list(exchanges or ()):

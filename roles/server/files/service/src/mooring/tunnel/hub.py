@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mooring.lib import logging, metrics
+from mooring.lib import bounds, logging, metrics
 from mooring.lib.clock import Clock, SystemClock
 from mooring.tunnel.session import Session
 from mooring.wire.frames import Code
@@ -39,10 +39,12 @@ class Hub:
     must not block; what one raises is logged, and the others are called all the same.
     """
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, *, max_sessions: int = MAX_SESSIONS) -> None:
+        """`max_sessions`: of one cluster."""
         self.on_change: list[OnChange] = []
         self.on_message: list[OnMessage] = []
         self._clock = clock or SystemClock()
+        self._max_sessions = max_sessions
         self._log = logging.get("mooring.tunnel.hub")
         self._sessions: dict[str, list[Session]] = {}
         self._connected: set[str] = set()
@@ -57,16 +59,17 @@ class Hub:
     def add(self, cluster_id: str, session: Session) -> None:
         """Take a session of an authenticated agent of this cluster, before or after its HELLO.
 
-        It is used once HELLO came. At 16 sessions of one cluster, a new one is closed with BUSY.
+        It is used once HELLO came. At the bound of sessions of one cluster, a new one is closed with BUSY.
         """
         sessions = self._sessions.setdefault(cluster_id, [])
-        if self._draining or len(sessions) >= MAX_SESSIONS:
+        if self._draining or len(sessions) >= self._max_sessions:
             if not sessions:
                 del self._sessions[cluster_id]
             if self._draining:
                 session.close(Code.SHUTDOWN, "the server is shutting down")
             else:
-                session.close(Code.BUSY, f"the cluster has {MAX_SESSIONS} sessions already")
+                bounds.met("sessions_per_cluster")
+                session.close(Code.BUSY, f"the cluster has {self._max_sessions} sessions already")
             return
         sessions.append(session)
         session.on_ready = lambda session: self._ready(cluster_id, session)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mooring.lib import logging
+from mooring.lib.config import TunnelSection
 from mooring.tunnel.stream import OpenHandler, SessionBusy, SessionClosed, Stream, StreamSink
 from mooring.wire import events
 from mooring.wire.flow import Limits, Overrun
@@ -21,6 +22,21 @@ from mooring.wire.frames import Code, Hello, LocalError, RemoteError
 from mooring.wire.mux import Busy, Mux, Side
 
 MAX_PER_TURN = 1024 * 1024  # bytes written before other users of the event loop get their turn
+
+
+def tunnel_limits(section: TunnelSection) -> Limits:
+    """The bounds of the server's sessions, as the configuration has them."""
+    return Limits(
+        max_streams=section.max_streams_per_session,
+        max_window=section.window_max_bytes,
+        growth_budget=section.window_growth_bytes,
+        send_buffer=section.send_buffer_bytes,
+        open_backlog=section.open_backlog_bytes,
+        control_buffer=section.control_buffer_bytes,
+        ping_after=section.ping_after_seconds,
+        dead_after=section.dead_after_seconds,
+        hello_timeout=section.hello_timeout_seconds,
+    )
 
 
 class Link(Protocol):

@@ -29,6 +29,7 @@ class Limits:
 
     max_window: int = 16 * 1024 * 1024  # what a stream's receive window may grow to: 100 ms at 160 MB/s
     growth_budget: int = 64 * 1024 * 1024  # what all windows of a session may grow together
+    max_streams: int = 1024  # open streams of ours; the peer names a bound of its own in its HELLO
     send_buffer: int = 256 * 1024  # queued on a stream before `send_data` says stop; four times this is an error
     control_buffer: int = 16 * 1024 * 1024  # queued heads and control frames of a peer that does not read
     open_backlog: int = 1024 * 1024  # queued OPENs before `open` says busy

@@ -113,8 +113,9 @@ class Mux:
             raise LocalError("only the server opens streams")
         if peer is None or self.going_away or self.peer_going_away or self.exhausted:
             raise LocalError("the session takes no streams")
-        if len(self._streams) >= peer.max_streams:
-            raise Busy(f"{peer.max_streams} streams are open")
+        most = min(peer.max_streams, self.limits.max_streams)
+        if len(self._streams) >= most:
+            raise Busy(f"{most} streams are open")
         if self._out.open_bytes >= self.limits.open_backlog:
             raise Busy("the peer does not keep up with new streams")
         stream_id = self._last_id + 2
