@@ -118,7 +118,7 @@ class Mooring(Server):
                 return {name: base64.b64decode(value).decode() for name, value in document["data"].items()}
         raise Failed("the import manifest holds no Secret mooring-join")
 
-    def state(self, cluster: str) -> str:
+    def cluster_state(self, cluster: str) -> str:
         """The state of a cluster as the API says it."""
         return str(self.api("GET", f"/clusters/{cluster}")["state"])
 
@@ -168,7 +168,9 @@ def start_agent(
     agent = processes.start(
         name, [*inside, build.program, "agent", "--kubeconfig", kubeconfig, "--namespace", namespace]
     )
-    until(f"{name} is connected", lambda: server.state(cluster) == "connected", 60, processes.logs / f"{name}.log")
+    until(
+        f"{name} is connected", lambda: server.cluster_state(cluster) == "connected", 60, processes.logs / f"{name}.log"
+    )
     return agent.pid
 
 

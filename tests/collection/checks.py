@@ -152,7 +152,7 @@ def build(arguments: list[str]) -> Path:
     service = "roles/server/files/service/"
     for needed in (
         service + "pyproject.toml",
-        service + "src/mooring/app.py",
+        service + "src/mooring/app/server.py",
         service + "LICENSE",
         "LICENSE",
         "README.md",

@@ -41,6 +41,7 @@ def server(cluster_with_nodes: ControlPlane, tmp_path_factory: pytest.TempPathFa
     """A server on the nodes' bridge, where pods reach it."""
     it = Server(tmp_path_factory.mktemp("server"), address=str(cluster_with_nodes.facts()["host"]))
     it.init()
+    it.set("workers", "2")
     it.start()
     yield it
     it.stop()

@@ -96,7 +96,7 @@ def test_the_join_token_is_dead_after_its_use(road: Road) -> None:
     token = next(base64.b64decode(value).decode() for key, value in join["data"].items() if "token" in key)
     answer = road.server.call(
         "POST", "/api/v1/agents/register",
-        {"join_token": token, "public_key": "A" * 43, "cluster_uid": "00000000-0000-0000-0000-000000000000",
+        {"join_token": token, "public_key": "B" * 43, "cluster_uid": "00000000-0000-0000-0000-000000000000",
          "agent_version": "0.1.0", "kubernetes_version": "v1.36.3"},
     )  # fmt: skip
     assert answer.status == 401

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from mooring.edge.agents import AgentRoute
 from mooring.edge.listener import Listener
 from mooring.net.http1client import Http1Pool
 
@@ -83,6 +84,7 @@ class Edge:
     accepted: list[tuple[str, bytes]]
     refused: list[tuple[str, str]]
     pool: Http1Pool
+    route: AgentRoute
     peers: list[Peer] = field(default_factory=list)
     agent_keys: dict[str, bytes] = field(default_factory=dict)
     ready: dict[str, str] = field(default_factory=dict)

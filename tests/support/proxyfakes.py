@@ -7,7 +7,7 @@ writes down what the proxy does to it, and lets the test answer as the agent wou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,9 +114,28 @@ class FakeHub:
     def __init__(self) -> None:
         self.sessions: dict[str, FakeSession] = {}
         self.lost: dict[str, Lost] = {}
+        self.coming: set[str] = set()
+        self.waiting: list[Callable[[FakeSession | None], None]] = []
 
     def session_for(self, cluster_id: str) -> FakeSession | None:
         return self.sessions.get(cluster_id)
+
+    def expected(self, cluster_id: str) -> bool:
+        return cluster_id in self.coming
+
+    def wait_for(
+        self, cluster_id: str, callback: Callable[[FakeSession | None], None], seconds: float
+    ) -> Callable[[], None]:
+        self.waiting.append(callback)
+        return lambda: self.waiting.remove(callback) if callback in self.waiting else None
+
+    def arrive(self, cluster_id: str, session: FakeSession | None) -> None:
+        """The session that was waited for is there; None: it did not come."""
+        if session is not None:
+            self.sessions[cluster_id] = session
+        waiting, self.waiting = self.waiting, []
+        for callback in waiting:
+            callback(session)
 
     def last_lost(self, cluster_id: str) -> Lost | None:
         return self.lost.get(cluster_id)

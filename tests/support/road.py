@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -94,6 +95,12 @@ class Server:
         run([self.program, "server", "init", "--data", self.folder / "data", "--listen",
              f"{self.address}:{self.port}", "--url", self.url, "--admin-password-file", password])  # fmt: skip
 
+    def set(self, name: str, value: str) -> None:
+        """Change a setting in the configuration file, which lists them all; the server reads it when it starts."""
+        text, count = re.subn(rf"^#? ?{name} = .*$", f"{name} = {value}", self.config.read_text(), flags=re.MULTILINE)
+        assert count == 1, f"{name} stands {count} times in {self.config}"
+        self.config.write_text(text)
+
     def start(self, wait: bool = True) -> None:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -122,6 +129,21 @@ class Server:
                 self.process.kill()
                 self.process.wait()
                 raise AssertionError("the server did not stop within 20 s of SIGTERM") from None
+
+    def state(self) -> dict[str, Any]:
+        """Which processes the server consists of: `pid`, `control`, `workers` (each `slot`, `pid`, `instance`)."""
+        return dict(json.loads((self.folder / "data" / "state.json").read_text()))
+
+    def worker_pids(self) -> list[int]:
+        return [int(worker["pid"]) for worker in self.state()["workers"]]
+
+    def control_pid(self) -> int:
+        return int(self.state()["control"])
+
+    def pids(self) -> list[int]:
+        """All processes: the supervisor first."""
+        state = self.state()
+        return [int(state["pid"]), int(state["control"]), *self.worker_pids()]
 
     def call(
         self,

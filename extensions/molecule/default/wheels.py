@@ -35,7 +35,7 @@ def variant(service: Path, work: Path, version: str, *, broken: bool = False) ->
         sys.exit(f"there is no VERSION in {path}")
     path.write_text(text)
     if broken:
-        app = copy / "src" / "mooring" / "app.py"
+        app = copy / "src" / "mooring" / "app" / "server.py"
         app.write_text(app.read_text() + '\nraise RuntimeError("this build is broken")\n')
     return copy
 

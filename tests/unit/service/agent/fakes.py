@@ -230,6 +230,9 @@ class FakeServer(asyncio.Protocol):
         self.pair = pair
         self.instance = instance
         self.peers: list[str] = []
+        self.instances: list[str] = []
+        """More instances behind the same port: each dial meets the next one of them."""
+        self.turned_away = 0
         self.registrations: list[dict[str, Any]] = []
         self.on_register: Callable[[dict[str, Any]], tuple[int, dict[str, Any]]] = self.accept
         self.refuse: tuple[int, str] | None = None
@@ -281,7 +284,16 @@ class FakeServer(asyncio.Protocol):
             door.transport.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(data)) + data)
             door.transport.close()
             return
-        session = Session("server", Hello(instance=self.instance, version="0", peers=self.peers))
+        instance = self.instance
+        if self.instances:
+            instance = self.instances[(len(self.jwts) - 1) // 2 % len(self.instances)]  # each is met twice in a row
+            held = (get(head.headers, b"mooring-held") or b"").decode().split(", ")
+            if instance in held:
+                self.turned_away += 1
+                door.transport.write(b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n")
+                door.transport.close()
+                return
+        session = Session("server", Hello(instance=instance, version="0", peers=self.peers, instances=self.instances))
         session.on_message = lambda _unused, message: self.messages.append(message)
         self.sessions.append(session)
         ServerCarrier.accept(door.transport, raw, session)

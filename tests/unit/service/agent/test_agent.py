@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mooring.agent import dialer
 from mooring.agent.main import Agent
 from mooring.authn.agents import AgentVerifier
 from mooring.tunnel.stream import Code
@@ -163,6 +164,43 @@ async def test_a_session_to_each_instance_that_a_server_names(
     await until(lambda: server.live and second.live)
     assert (await Client.ask(second.live[0]).done()).status == 200
     second.stop()
+
+
+def names(server: FakeServer) -> list[str]:
+    return sorted(session.mux.hello.instance for session in server.live)
+
+
+async def test_a_session_to_each_process_behind_one_address_and_no_dial_ends_in_a_second_one(
+    agent: Agent, server: FakeServer
+) -> None:
+    server.instances = ["i-a", "i-b", "i-c"]
+    server.live[0].close(Code.SHUTDOWN, "restart")
+    await until(lambda: names(server) == ["i-a", "i-b", "i-c"])
+    assert server.turned_away >= 1
+    # A process is replaced: the server says so, and the agent looks for the new one.
+    server.instances = ["i-a", "i-b", "i-d"]
+    for session in server.live:
+        session.message({"kind": "instances", "instances": server.instances})
+    await until(lambda: "i-d" in names(server))
+    # One dies: it is looked for again.
+    next(session for session in server.live if session.mux.hello.instance == "i-b").close(Code.INTERNAL, "killed")
+    await until(lambda: {"i-a", "i-b", "i-d"} <= set(names(server)))
+    assert len(names(server)) == len(set(names(server)))
+
+
+async def test_an_instance_that_never_answers_is_not_sought_for_ever_in_a_hurry(
+    agent: Agent, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialer, "SEEK_MOST", 0.03)
+    server.instances = ["i-a"]
+    server.live[0].close(Code.SHUTDOWN, "restart")
+    await until(lambda: names(server) == ["i-a"])
+    before = len(server.jwts)
+    server.live[0].message({"kind": "instances", "instances": ["i-a", "i-ghost"]})
+    await until(lambda: server.turned_away >= 2 * dialer.SEEK_TRIES)
+    link = next(iter(agent._dialer._links.values()))  # type: ignore[union-attr]
+    await until(lambda: link._met >= 2 * dialer.SEEK_TRIES)
+    assert len(server.jwts) - before == 2 * dialer.SEEK_TRIES
 
 
 async def test_two_addresses_of_one_instance_carry_one_session(

@@ -246,7 +246,7 @@ def test_what_is_remembered_of_a_deleted_cluster_is_dropped(verifier: AgentVerif
     verifier.verify(sign(claims()), NOW)
     verifier.forget(ONE)
     verifier.forget("c-cccccccccccc")
-    assert verifier._seen == {}
+    assert verifier._replays._seen == {}
 
 
 @given(st.one_of(st.text(), st.text(".abcXYZ019-_=", min_size=2, max_size=80), st.just("." * 2), st.just("a" * 5000)))

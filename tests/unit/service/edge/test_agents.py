@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 from joserfc.util import urlsafe_b64decode
+from mooring.authn.agents import AgentIdentity
 from support.edgebed import Edge, MakeEdge, until
 from support.proxyfakes import ALPHA, BETA
 
@@ -152,3 +155,57 @@ async def test_too_many_handshakes_from_one_address_get_429_and_the_key_is_not_l
     assert (code, message) == (429, "too many agents connect from this address")
     edge.world.clock.advance(31)
     assert (await dial(edge, token(edge, key, ALPHA)))[0] == 101
+
+
+async def test_an_agent_that_has_a_session_with_this_worker_is_told_so_before_it_has_another(
+    make_edge: MakeEdge,
+) -> None:
+    edge = await make_edge()
+    edge.route._instance = b"srv/i-1"
+    key = register(edge, ALPHA)
+    code, message = await dial(edge, token(edge, key, ALPHA), *WEBSOCKET, "Mooring-Held: srv/i-0, srv/i-1")
+    assert (code, "srv/i-1" in message) == (409, True)
+    assert edge.accepted == []
+    assert (await dial(edge, token(edge, key, ALPHA), *WEBSOCKET, "Mooring-Held: srv/i-0"))[0] == 101
+
+
+@pytest.mark.parametrize(("first", "code"), [(True, 101), (False, 403), (None, 503)])
+async def test_a_jwt_is_asked_for_at_the_other_workers_before_anybody_is_let_in(
+    edge: Edge, first: bool | None, code: int
+) -> None:
+    asked: list[tuple[AgentIdentity, Callable[[bool | None], None]]] = []
+    edge.route._claim = lambda identity, answer: asked.append((identity, answer))
+    key = register(edge, ALPHA)
+    answered = asyncio.ensure_future(dial(edge, token(edge, key, ALPHA, jti="0123456789"), *WEBSOCKET))
+    await until(lambda: bool(asked))
+    identity, answer = asked[0]
+    assert (identity.cluster_id, identity.jti, edge.accepted) == (ALPHA, "0123456789", [])
+    answer(first)
+    answer(True)  # whatever is said later
+    assert (await answered)[0] == code
+    assert len(edge.accepted) == (code == 101)
+
+
+async def test_an_agent_whose_key_was_changed_while_it_waited_is_refused(edge: Edge) -> None:
+    asked: list[Callable[[bool | None], None]] = []
+    edge.route._claim = lambda identity, answer: asked.append(answer)
+    key = register(edge, ALPHA)
+    answered = asyncio.ensure_future(dial(edge, token(edge, key, ALPHA), *WEBSOCKET))
+    await until(lambda: bool(asked))
+    register(edge, ALPHA)
+    asked[0](True)
+    assert (await answered)[0] == 403
+    assert edge.accepted == []
+
+
+async def test_an_agent_that_left_while_it_waited_is_not_let_in(edge: Edge) -> None:
+    asked: list[Callable[[bool | None], None]] = []
+    edge.route._claim = lambda identity, answer: asked.append(answer)
+    bearer = token(edge, register(edge, ALPHA), ALPHA)
+    peer = await edge.connect()
+    await peer.send(edge.get("/tunnel/connect", None, *WEBSOCKET, f"Authorization: Bearer {bearer}"))
+    await until(lambda: bool(asked))
+    peer.abort()
+    await until(lambda: not edge.listener._connections)
+    asked[0](True)
+    assert edge.accepted == []

@@ -9,7 +9,7 @@ import pytest
 from mooring.proxy.forward import response_headers
 from mooring.proxy.ports import Handler
 from mooring.wire.frames import Code
-from support.proxyfakes import FakeClient, FakeSession, FakeStream, World, request
+from support.proxyfakes import ALPHA, FakeClient, FakeSession, FakeStream, World, request
 
 PODS = "/k8s/clusters/alpha/api/v1/namespaces/d/pods"
 
@@ -376,3 +376,101 @@ def test_right_lost_before_the_head_is_403(world: World) -> None:
     assert it.client.status == 403
     assert it.stream.take() == [("reset", "CANCEL")]
     assert it.outcome == "cut: token"
+
+
+# -- no session here, but one is on its way ---------------------------------------------------------------------------
+
+
+def awaited(world: World, method: str = "POST", **kwargs: object) -> tuple[FakeClient, Handler, FakeSession]:
+    """A request to alpha whose agent is connected to another worker only."""
+    session = world.hub.sessions.pop(ALPHA)
+    world.hub.coming.add(ALPHA)
+    client = FakeClient(method.encode())
+    handler = world.chain.handle(client, request(PODS, world.bearer("bob"), method=method, **kwargs))  # type: ignore[arg-type]
+    assert handler is not None
+    return client, handler, session
+
+
+def test_a_request_waits_for_an_agent_that_another_worker_has_and_keeps_its_body(world: World) -> None:
+    client, handler, session = awaited(world, chunked=True)
+    handler.client_data(b"one ")
+    handler.client_data(b"two")
+    assert client.take() == [("pause",)]
+    world.hub.arrive(ALPHA, session)
+    handler.client_data(b" three")
+    handler.client_end()
+    assert world.stream.take() == [("write", b"one "), ("write", b"two"), ("write", b" three"), ("end",)]
+    assert client.take() == [("resume",)]
+    world.stream.answer(201, fin=True)
+    assert client.status == 201
+    assert len(world.registry) == 0
+
+
+def test_a_body_that_ended_while_it_waited_ends_the_stream(world: World) -> None:
+    _unused, handler, session = awaited(world, chunked=True)
+    handler.client_data(b"all")
+    handler.client_end()
+    world.hub.arrive(ALPHA, session)
+    assert world.stream.take() == [("write", b"all"), ("end",)]
+
+
+def test_an_agent_that_does_not_come_is_said_to_be_away_and_nothing_was_sent(world: World) -> None:
+    client, _handler, _session = awaited(world, "GET")
+    world.hub.arrive(ALPHA, None)
+    assert (client.status, client.header("retry-after")) == (503, "1")
+    assert world.audit.records[-1].code == 503
+    assert len(world.registry) == 0
+
+
+def test_a_right_that_ends_while_a_request_waits_ends_the_request(world: World) -> None:
+    client, _handler, session = awaited(world, "GET")
+    world.revoke("bob")
+    assert client.status == 403
+    assert world.hub.waiting == []
+    world.hub.arrive(ALPHA, session)
+    assert session.streams == []
+
+
+def test_a_client_that_leaves_while_its_request_waits_is_forgotten(world: World) -> None:
+    _client, handler, _session = awaited(world, "GET")
+    handler.client_gone()
+    assert world.hub.waiting == []
+    assert len(world.registry) == 0
+
+
+def test_a_body_that_cannot_be_held_is_refused(world: World) -> None:
+    client, handler, _session = awaited(world, chunked=True)
+    for _unused in range(5):
+        if client.head is None:
+            handler.client_data(bytes(256 * 1024))
+    assert client.status == 503
+
+
+def test_a_get_whose_tunnel_was_lost_goes_to_another_session_once(world: World) -> None:
+    it = Exchange(world)
+    world.hub.sessions[ALPHA] = FakeSession()
+    it.stream.sink.on_reset(Code.UPSTREAM_UNREACHABLE, "tunnel lost")
+    again = world.stream
+    assert (again is not it.stream, again.head.target, again.fin) == (True, it.stream.head.target, True)
+    world.hub.sessions[ALPHA] = FakeSession()
+    again.sink.on_reset(Code.UPSTREAM_UNREACHABLE, "tunnel lost")
+    assert it.client.status == 503
+
+
+def test_a_delete_whose_tunnel_was_lost_is_not_sent_again(world: World) -> None:
+    it = Exchange(world, method="DELETE")
+    world.hub.sessions[ALPHA] = FakeSession()
+    it.stream.sink.on_reset(Code.UPSTREAM_UNREACHABLE, "tunnel lost")
+    assert (it.client.status, it.client.header("retry-after")) == (503, None)
+    assert world.agent.streams == []
+
+
+def test_a_delete_that_was_not_sent_waits_for_the_next_session(world: World) -> None:
+    it = Exchange(world, method="DELETE")
+    del world.hub.sessions[ALPHA]
+    world.hub.coming.add(ALPHA)
+    it.stream.sink.on_refused(Code.SHUTDOWN, "going away")
+    world.hub.arrive(ALPHA, FakeSession())
+    assert world.stream.head.method == b"DELETE"
+    world.stream.answer(200, fin=True)
+    assert it.client.status == 200

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps a tunnel session to each server instance.
 
-A link per address: dial with a fresh JWT, wait for HELLO, serve until it ends, dial again after a random delay (0.5 to
-30 s). HELLO names the instance, so a second session to one that we already have is closed, and lists the other
-instances, which are dialled too: the death of one server then costs no outage.
+A link per address: dial with a fresh JWT, wait for HELLO, and dial again after a random delay (0.5 to 30 s) whenever a
+session has ended. An address may lead to several processes: HELLO names the one that answered and lists them all, and
+the link dials until it has a session with each. Each dial says which instances we have, so that one of these can send
+us away before a session is made. Other addresses that HELLO names are dialled too: the death of one process, or of one
+server, then costs no outage.
 
 It must not: reuse a JWT, trust a server by anything but the pinned CA, or hide why it was refused.
 """
@@ -27,7 +29,7 @@ from mooring.tunnel.carrier import ConnectFailed, connect_client
 from mooring.tunnel.session import Session
 from mooring.tunnel.stream import OpenHandler, SessionClosed
 from mooring.wire.flow import Limits
-from mooring.wire.frames import Code, Hello
+from mooring.wire.frames import MAX_PEERS, Code, Hello
 
 WINDOW = 64 * 1024
 """Credit in bytes that a stream begins with; it grows while it is used. Small, since most requests have no body."""
@@ -36,8 +38,15 @@ GROWTH = 32 * 1024 * 1024
 STEADY = 10.0
 """Seconds after which a session counts as good and the delays start over."""
 DUPLICATE_DELAY = 30.0
-"""Seconds until an address is tried again that led to an instance we already have."""
+"""Seconds until an address is tried again that led to an instance we already have, when it has shown no other."""
+SEEK_FIRST, SEEK_MOST = 0.02, 1.0
+"""Seconds between two dials while an instance is missing that the address is known to lead to."""
+SEEK_TRIES = 8
+"""Dials per listed instance that may meet one we have, before the link waits for DUPLICATE_DELAY or for news. Eight
+leave a chance of 1 in 3000 to miss one of many."""
 KEY_REFUSED = (401, 403)
+HELD = "Mooring-Held"
+CONFLICT = 409
 
 
 class Dialer:
@@ -71,7 +80,12 @@ class Dialer:
     @property
     def sessions(self) -> list[Session]:
         """The sessions that take new streams."""
-        return [link.session for link in self._links.values() if link.session is not None and link.session.usable]
+        return [session for link in self._links.values() for session in link.sessions.values() if session.usable]
+
+    @property
+    def held(self) -> list[str]:
+        """The names of the instances that there is a session with."""
+        return [name for link in self._links.values() for name in link.sessions]
 
     def start(self) -> None:
         """Dials every known address."""
@@ -86,7 +100,7 @@ class Dialer:
     async def drain(self, seconds: float) -> None:
         """Says GOAWAY everywhere, lets open streams finish for at most `seconds`, and closes."""
         self._stopping = True
-        live = [link.session for link in self._links.values() if link.session is not None]
+        live = [session for link in self._links.values() for session in link.sessions.values()]
         await asyncio.gather(*(session.drain(seconds) for session in live))
         await self._tasks.aclose()
 
@@ -102,10 +116,9 @@ class Dialer:
 
     def connected(self, link: _Link, session: Session, hello: Hello) -> bool:
         """A link has a session. False: there is already one to this instance."""
-        for other in self._links.values():
-            if other is not link and other.session is not None and other.instance == hello.instance:
-                return False
-        link.session, link.instance = session, hello.instance
+        if hello.instance in self.held:
+            return False
+        link.sessions[hello.instance] = session
         self.problem = ""
         self._log.info("connected", server=link.url, instance=hello.instance, version=hello.version)
         try:
@@ -156,52 +169,123 @@ class Dialer:
 
 
 class _Link:
-    """Keeps one address connected."""
+    """Keeps one address connected: a session with every instance that it leads to."""
 
     def __init__(self, dialer: Dialer, url: str) -> None:
         self.url = url
-        self.session: Session | None = None
-        self.instance = ""
+        self.sessions: dict[str, Session] = {}
+        self._known: list[str] = []  # the instances behind the address, as one of them said last
         self._dialer = dialer
         self._backoff = Backoff()
+        self._seek = Backoff(SEEK_FIRST, SEEK_MOST)
+        self._met = 0  # dials in a row that met an instance which we have
+        self._news = asyncio.Event()
+        self._lost: str | None = None  # why the last session ended, until it was told
 
     async def run(self) -> None:
         """Dials until the address is nobody's any more."""
-        loop = asyncio.get_running_loop()
-        while self._dialer.wanted(self.url):
-            began = loop.time()
-            reason, delay = await self._once()
-            if loop.time() - began >= STEADY:
-                self._backoff.reset()
-            if delay is None:
-                delay = self._backoff.next()
-            self._dialer.failed(self.url, reason, delay)
-            await asyncio.sleep(delay)
+        while self.sessions or self._dialer.wanted(self.url):
+            if not self._missing():
+                self._lost = None
+                await self._wait(None)
+            elif self._lost is not None:
+                reason, self._lost = self._lost, None
+                await self._pause(reason, self._backoff.next())
+            elif self.sessions and self._met >= SEEK_TRIES * len(self._known):
+                await self._wait(DUPLICATE_DELAY)
+                self._met = 0
+            else:
+                reason, delay = await self._once()
+                if reason:
+                    await self._pause(reason, delay)
         self._dialer.remove(self.url)
 
+    def _missing(self) -> bool:
+        """Whether the address leads to an instance that there is no session with."""
+        return not self.sessions or not set(self._known) <= set(self._dialer.held)
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Wait for news of the instances, or for the end of a session."""
+        self._news.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    async def _pause(self, reason: str, delay: float | None) -> None:
+        if delay is None:
+            delay = self._backoff.next()
+        self._dialer.failed(self.url, reason, delay)
+        await asyncio.sleep(delay)
+
     async def _once(self) -> tuple[str, float | None]:
-        """One session from dial to end: why it ended, and a delay if it is not to be the usual one."""
+        """One dial: why it made no session (empty: it did, or is to be tried again at once), and a delay if it is not
+        to be the usual one."""
         session = self._dialer.new_session(self.url)
-        leaving = asyncio.Event()
-        session.on_going_away = lambda _unused: leaving.set()
-        session.on_close = lambda *_unused: leaving.set()
+        began = asyncio.get_running_loop().time()
+        name = ""
+
+        def ended(reason: str) -> None:
+            if self.sessions.get(name) is session:
+                del self.sessions[name]
+                self._lost = reason
+                if asyncio.get_running_loop().time() - began >= STEADY:
+                    self._backoff.reset()
+                self._news.set()
+
+        # A server that goes away finishes its streams on the old session while we look for another.
+        session.on_going_away = lambda _unused: ended("the server is going away")
+        session.on_close = lambda _session, _code, reason: ended(reason)
+        session.on_message = self._heard
+        session.on_ready = self._greeted
         token, context = self._dialer.credentials()
         headers = [("Authorization", f"Bearer {token}"), ("User-Agent", f"mooring-agent/{VERSION}")]
+        if self._dialer.held:
+            headers.append((HELD, ", ".join(self._dialer.held)))
         try:
             await connect_client(self.url, session, headers=headers, ssl_context=context)
             hello = await session.wait_ready()
         except ConnectFailed as error:
+            if error.status == CONFLICT:
+                return await self._again(error.reason)
             if error.status in KEY_REFUSED and await self._dialer.key_refused():
                 return f"{error.reason}; registered anew", 0.0
             return error.reason, None
         except SessionClosed as error:
             return session.close_reason or error.reason, None
+        name = hello.instance
+        if not session.usable:
+            return session.close_reason or "the session ended at once", None
         if not self._dialer.connected(self, session, hello):
             session.close(Code.NO_ERROR, "there is already a session to this instance")
-            return f"leads to instance {hello.instance}, which is connected already", DUPLICATE_DELAY
-        try:
-            # A server that goes away finishes its streams on the old session while we look for another.
-            await leaving.wait()
-        finally:
-            self.session = None
-        return session.close_reason or "the server is going away", None
+            return await self._again(f"leads to instance {name}, which is connected already")
+        self._met = 0
+        self._seek.reset()
+        return "", None
+
+    async def _again(self, reason: str) -> tuple[str, float | None]:
+        """The dial met an instance that we have. While others are known to be there, the next one may meet them."""
+        if not self.sessions:
+            return reason, DUPLICATE_DELAY
+        self._met += 1
+        await asyncio.sleep(self._seek.next())
+        return "", None
+
+    def _greeted(self, session: Session) -> None:
+        """HELLO came; a message with a newer list may follow at once."""
+        if session.peer is not None:
+            self._know(session.peer.instances)
+
+    def _heard(self, session: Session, message: dict[str, Any]) -> None:
+        """A control message: the server's processes have changed."""
+        names = message.get("instances")
+        if message.get("kind") == "instances" and isinstance(names, list):
+            self._know([name for name in names[:MAX_PEERS] if isinstance(name, str)])
+
+    def _know(self, names: list[str]) -> None:
+        if names != self._known:
+            self._known = names
+            self._met = 0
+            self._seek.reset()
+            self._news.set()

@@ -10,7 +10,6 @@ is accepted, whatever the header says. This module must not read the store.
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +20,8 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import OKPKey
 from joserfc.util import urlsafe_b64decode, urlsafe_b64encode
 
+from mooring.authn.replays import REPLAYS_PER_CLUSTER as REPLAYS_PER_CLUSTER
+from mooring.authn.replays import Replays
 from mooring.lib.errors import MooringError
 from mooring.lib.ids import is_id
 
@@ -33,7 +34,6 @@ MAX_JWT_BYTES: Final = 4096
 MAX_LIFE: Final = 60.0  # seconds from iat to exp
 SKEW: Final = 30.0  # seconds that the two clocks may differ
 MAX_TIME: Final = 1e11  # Unix seconds that a claim may hold: beyond the year 5000
-REPLAYS_PER_CLUSTER: Final = 512  # handshakes that one agent may make within MAX_LIFE + 2 * SKEW seconds
 
 
 # Ed25519 (RFC 8032 section 5.1): the field, and the y of the points whose order divides the cofactor 8. For such a key
@@ -50,9 +50,13 @@ def is_weak_key(raw: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AgentIdentity:
-    """The agent of this cluster is at the other end."""
+    """The agent of this cluster is at the other end. `jti` and `until` are of the JWT that proved it, for whoever keeps
+    it from being shown twice; `key` is the cluster's key at that moment."""
 
     cluster_id: str
+    jti: str = ""
+    until: float = 0.0
+    key: bytes = b""
 
 
 class AgentRefused(MooringError):
@@ -71,7 +75,7 @@ class AgentVerifier:
     def __init__(self, keys: Callable[[str], bytes | None], audience: str) -> None:
         self._keys = keys
         self._audience = audience
-        self._seen: dict[str, _Seen] = {}
+        self._replays = Replays()
 
     def verify(self, token: str, now: float) -> AgentIdentity:
         """Check a JWT at the time `now` (Unix seconds). Raises AgentRefused."""
@@ -96,10 +100,14 @@ class AgentVerifier:
             ) from None
         if decoded.header.get("alg") != ALGORITHM or decoded.header.get("typ") != TYP:
             raise AgentRefused("claims", f"the agent's JWT is not of type {TYP}", cluster_id)
-        self._check_claims(decoded.claims, cluster_id, now)
-        return AgentIdentity(cluster_id)
+        jti, until = self._check_claims(decoded.claims, cluster_id, now)
+        return AgentIdentity(cluster_id, jti, until, key)
 
-    def _check_claims(self, claims: Mapping[str, Any], cluster_id: str, now: float) -> None:
+    def still_good(self, identity: AgentIdentity) -> bool:
+        """Whether the cluster still has the key that proved the identity."""
+        return self._keys(identity.cluster_id) == identity.key
+
+    def _check_claims(self, claims: Mapping[str, Any], cluster_id: str, now: float) -> tuple[str, float]:
         if claims.get("iss") != cluster_id:
             raise AgentRefused("claims", "the agent's JWT has another issuer than its key", cluster_id)
         if claims.get("aud") != self._audience:
@@ -126,33 +134,14 @@ class AgentVerifier:
                 cluster_id,
                 "set both clocks by NTP",
             )
-        seen = self._seen.get(cluster_id)
-        if seen is None:
-            seen = self._seen[cluster_id] = _Seen()
-        if not seen.first_time(jti, exp + SKEW, now):
+        until = exp + SKEW
+        if not self._replays.first_time(cluster_id, jti, until, now):
             raise AgentRefused("replay", "the agent's JWT was used before, or the agent connects too often", cluster_id)
+        return jti, until
 
     def forget(self, cluster_id: str) -> None:
         """The cluster is gone; drop what is remembered of it."""
-        self._seen.pop(cluster_id, None)
-
-
-class _Seen:
-    """The jti values of one cluster that could still be replayed. Bounded: when it is full, nothing new is let in."""
-
-    def __init__(self) -> None:
-        self._ids: set[str] = set()
-        self._order: deque[tuple[float, str]] = deque()
-
-    def first_time(self, jti: str, until: float, now: float) -> bool:
-        while self._order and self._order[0][0] <= now:
-            self._ids.discard(self._order.popleft()[1])
-        if jti in self._ids or len(self._ids) >= REPLAYS_PER_CLUSTER:
-            return False
-        self._ids.add(jti)
-        # An entry may stand behind one that lives longer; it then stays a little longer than it must, never shorter.
-        self._order.append((until, jti))
-        return True
+        self._replays.forget(cluster_id)
 
 
 def _claimed_cluster(token: str) -> str:

@@ -171,6 +171,26 @@ class Index:
         for token in snapshot.tokens:
             self._put_token(token)
 
+    def snapshot(self) -> Snapshot:
+        """All that it holds, for another index to start from."""
+        return Snapshot(
+            clusters=list(self._clusters.values()),
+            users=list(self._users.values()),
+            tokens=list(self._tokens.values()),
+            members=dict(self._members),
+        )
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Take over a snapshot after some changes were missed, and tell the subscribers what is different."""
+        clusters: dict[str, Cluster | None] = dict.fromkeys(self._clusters)
+        clusters.update((cluster.id, cluster) for cluster in snapshot.clusters)
+        users: dict[str, User | None] = dict.fromkeys(self._users)
+        users.update((user.id, user) for user in snapshot.users)
+        tokens: dict[str, Token | None] = dict.fromkeys(self._tokens)
+        tokens.update((token.id, token) for token in snapshot.tokens)
+        members = {cluster_id: snapshot.members.get(cluster_id, Members()) for cluster_id in clusters}
+        self.apply(Delta(clusters=clusters, users=users, tokens=tokens, members=members))
+
     def apply(self, delta: Delta) -> None:
         """Take over what a transaction changed, then tell the subscribers."""
         changes: list[Change] = []

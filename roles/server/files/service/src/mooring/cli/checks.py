@@ -43,6 +43,7 @@ def server(config_path: Path) -> list[Finding]:
         *database(config, time.time()),
         *clock(),
         *audit(config),
+        *processes(config),
         *port(config),
         *url(config),
     ]
@@ -162,6 +163,25 @@ def audit(config: Config) -> list[Finding]:
             else warning("audit log", f"{target} cannot be written; requests go unrecorded", "correct audit.path")
         ]
     return [ok("audit log", str(path))]
+
+
+def processes(config: Config) -> list[Finding]:
+    """If the server runs: are all of its processes there?"""
+    from mooring.app import state
+
+    found = state.running(config)
+    if found is None:
+        return []
+    places = {"supervisor": found.pid, "control": found.control}
+    places |= {f"worker {worker.slot}": worker.pid for worker in found.workers}
+    dead = [name for name, pid in places.items() if not state.alive(pid)]
+    wanted = config.server.workers or os.cpu_count() or 1
+    if dead:
+        return [failed("processes", f"not there: {', '.join(dead)}", "they are started again; see the server's log")]
+    if len(found.workers) != wanted:
+        message = f"{len(found.workers)} workers run, server.workers says {wanted}"
+        return [warning("processes", message, "restart the server if the configuration was changed")]
+    return [ok("processes", f"supervisor, control and {wanted} workers")]
 
 
 def port(config: Config) -> list[Finding]:

@@ -89,7 +89,10 @@ def init(
 @server.command()
 @config_option
 def run(config_path: Path) -> None:
-    """Run the server until SIGTERM or SIGINT. SIGHUP reads the certificate again."""
+    """Run the server until SIGTERM or SIGINT.
+
+    SIGHUP reads the certificate again; SIGUSR1 (or 'mooring server restart') exchanges its processes one by one.
+    """
     from mooring import app
     from mooring.lib import config, logging
 
@@ -97,6 +100,41 @@ def run(config_path: Path) -> None:
     settings = config.load(config_path)
     logging.configure(settings.log.level, settings.log.format)
     app.run(settings)
+
+
+@server.command()
+@config_option
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for the end of the restart.")
+def restart(config_path: Path, timeout: float) -> None:
+    """Exchange the processes of the running server for new ones, one after another: nobody is refused meanwhile.
+
+    It starts the program that is installed now. The configuration file is not read again: that takes a stop and
+    a start.
+    """
+    import signal
+    import time
+
+    from mooring.app import state
+    from mooring.lib import config
+    from mooring.lib.errors import MooringError
+
+    settings = config.load(config_path)
+    before = state.running(settings)
+    if before is None:
+        raise MooringError(f"no server runs with the data folder {settings.data_dir}", "start it: mooring server run")
+    os.kill(before.pid, signal.SIGUSR1)
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        now = state.running(settings)
+        if now is None or now.pid != before.pid:
+            raise MooringError("the server ended during the restart", "its log says why")
+        if now.restarts > before.restarts:
+            if now.failure:
+                raise MooringError(f"the restart was given up: {now.failure}", "the server goes on as it was")
+            click.echo(f"restarted: control and {len(now.workers)} workers are new")
+            return
+        time.sleep(0.1)
+    raise MooringError(f"the restart was not done within {timeout:.0f} s", "it goes on; see the server's log")
 
 
 @server.command()

@@ -22,6 +22,7 @@ from mooring.store.records import Cluster, ClusterStatus
 
 WRITE_EVERY: Final = 1.0  # seconds between two writes, at least
 RETRY_MOST: Final = 30.0  # seconds between two tries while the database is away, at most
+SETTLE: Final = 5.0  # seconds for the workers to join a control process that was replaced
 RESTARTED: Final = "the server was restarted; waiting for the agent"
 
 
@@ -59,10 +60,16 @@ class ClusterController:
         self._tasks = Supervisor("control")
         self._log = logging.get("mooring.control")
 
-    async def start(self) -> None:
-        """No agent is connected yet, whatever the store says. Raises StoreUnavailable."""
-        async with self._store.write() as tx:
-            await tx.clusters.all_disconnected(RESTARTED)
+    async def start(self, resumed: bool = False) -> None:
+        """No agent is connected yet, whatever the store says. Raises StoreUnavailable.
+
+        `resumed`: agents may be connected to processes that lived on; those that are not within seconds are lost.
+        """
+        if resumed:
+            self._tasks.spawn(self._settle(), "settle")
+        else:
+            async with self._store.write() as tx:
+                await tx.clusters.all_disconnected(RESTARTED)
         self._hub.on_change.append(self._changed)
         self._hub.on_message.append(self._message)
         self._index.subscribe(self._right_changed)
@@ -161,6 +168,12 @@ class ClusterController:
     def _touch(self, cluster_id: str) -> None:
         self._dirty.add(cluster_id)
         self._wake.set()
+
+    async def _settle(self) -> None:
+        await asyncio.sleep(SETTLE)
+        for cluster in self._index.clusters():
+            if cluster.state == "connected" and not self._of(cluster.id).connected:
+                self._changed(cluster.id, False, RESTARTED)
 
     async def _run(self) -> None:
         pause = WRITE_EVERY

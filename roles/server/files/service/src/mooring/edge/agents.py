@@ -17,11 +17,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mooring.authn.agents import AgentIdentity, AgentRefused, AgentVerifier
+from mooring.edge.pending import Pending
 from mooring.lib import logging, metrics
 from mooring.lib.addresses import bucket
 from mooring.lib.bounds import Rate
 from mooring.lib.clock import Clock
 from mooring.proxy.answers import Refused, at_bound, refuse, unauthorized
+from mooring.proxy.ports import Handler
 from mooring.wire.frames import SUBPROTOCOL
 from mooring.wire.headers import Headers, get, get_all
 from mooring.wire.http1_request import Request
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from mooring.edge.connection import Connection
 
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9_.-]{1,4096})")
+HELD: Final = b"mooring-held"
+"""The header in which an agent names the instances that it has a session with (docs/protocol/tunnel.md)."""
+
 _log = logging.get("mooring.edge.agents")
 
 Accept = Callable[[AgentIdentity, asyncio.Transport, bytes, str], None]
@@ -37,8 +42,14 @@ Accept = Callable[[AgentIdentity, asyncio.Transport, bytes, str], None]
 connection over: everything on it is the callee's from now on."""
 
 
+Claim = Callable[[AgentIdentity, Callable[[bool | None], None]], None]
+"""Asks whether the JWT behind an identity is shown for the first time at any process of the server, and gives the
+answer to the function: True, False, or None when nobody can tell."""
+
+
 class AgentRoute:
-    """Lets agents in."""
+    """Lets agents in. `claim` sees to it that a JWT is good once for all processes; `instance` is this process's name,
+    for agents that say which instances they have already."""
 
     def __init__(
         self,
@@ -48,6 +59,8 @@ class AgentRoute:
         note_refused: Callable[[str, str], None],
         *,
         per_minute: int = 2_000,
+        claim: Claim = lambda identity, answer: answer(True),
+        instance: str = "",
     ) -> None:
         """`per_minute`: handshakes from one address that are looked at."""
         self._verifier = verifier
@@ -55,9 +68,11 @@ class AgentRoute:
         self._accept = accept
         self._note_refused = note_refused
         self._rate = Rate(per_minute, 60.0)
+        self._claim = claim
+        self._instance = instance.encode()
 
-    def handle(self, client: Connection, request: Request) -> None:
-        """Take a request for `/tunnel/connect`: hand it over, or answer it."""
+    def handle(self, client: Connection, request: Request) -> Handler | None:
+        """Take a request for `/tunnel/connect`: hand it over, or answer it. None: that has been done."""
         try:
             wait = self._rate.take(bucket(client.source), self._clock.monotonic())
             if wait > 0:
@@ -66,8 +81,30 @@ class AgentRoute:
                 )
             identity = self._verify(request)
         except Refused as refusal:
-            metrics.HTTP_REQUESTS.labels("tunnel", str(refusal.code)).inc()
-            refuse(client, refusal)
+            self._refuse(client, refusal)
+            return None
+        pending = Pending()
+
+        def answer(first: bool | None) -> None:
+            if pending.take():
+                self._admit(client, identity, first)
+
+        self._claim(identity, answer)
+        return pending if pending.open else None
+
+    def _refuse(self, client: Connection, refusal: Refused) -> None:
+        metrics.HTTP_REQUESTS.labels("tunnel", str(refusal.code)).inc()
+        refuse(client, refusal)
+
+    def _admit(self, client: Connection, identity: AgentIdentity, first: bool | None) -> None:
+        if first is None:
+            self._refuse(client, Refused(503, "agents cannot be let in now; try again", retry_after=1))
+            return
+        if not first or not self._verifier.still_good(identity):
+            cause = "signature" if first else "replay"
+            metrics.AGENT_REFUSED.labels(cause).inc()
+            _log.warning("agent refused", cause=cause, cluster_id=identity.cluster_id)
+            self._refuse(client, Refused(403, "the agent's JWT was used before, or its key is not good any more"))
             return
         metrics.HTTP_REQUESTS.labels("tunnel", "101").inc()
         transport, raw = client.hand_over()
@@ -92,7 +129,7 @@ class AgentRoute:
             metrics.AGENT_REFUSED.labels("missing").inc()
             raise unauthorized("the agent has shown no JWT")
         try:
-            return self._verifier.verify(match[1].decode("ascii"), self._clock.now())
+            identity = self._verifier.verify(match[1].decode("ascii"), self._clock.now())
         except AgentRefused as error:
             metrics.AGENT_REFUSED.labels(error.cause).inc()
             _log.warning("agent refused", cause=error.cause, reason=error.reason, cluster_id=error.cluster_id)
@@ -101,6 +138,9 @@ class AgentRoute:
             if error.cause in ("malformed", "signature"):
                 raise unauthorized(str(error)) from None
             raise Refused(403, str(error)) from None
+        if self._instance and self._instance in _listed(headers, HELD):
+            raise Refused(409, f"the agent has a session with {self._instance.decode()} already")
+        return identity
 
 
 def _lower(headers: Headers, name: bytes) -> bytes:
@@ -108,5 +148,9 @@ def _lower(headers: Headers, name: bytes) -> bytes:
 
 
 def _offers(headers: Headers) -> list[bytes]:
-    values = get_all(headers, b"sec-websocket-protocol")
+    return _listed(headers, b"sec-websocket-protocol")
+
+
+def _listed(headers: Headers, name: bytes) -> list[bytes]:
+    values = get_all(headers, name)
     return [offer.strip(b" \t") for value in values for offer in value.split(b",")]

@@ -15,10 +15,11 @@ from typing import Final
 import msgspec
 
 from mooring.authn.identity import Identity
+from mooring.edge.pending import Pending
 from mooring.lib import logging, metrics
 from mooring.lib.version import VERSION
 from mooring.proxy.answers import Refused, refuse, send
-from mooring.proxy.ports import Client
+from mooring.proxy.ports import Client, Handler
 from mooring.wire.headers import Headers
 from mooring.wire.http1_request import Request
 
@@ -27,6 +28,9 @@ JSON: Final = b"application/json"
 
 Check = Callable[[], str]
 """A readiness check: empty when ready, else what is wrong."""
+
+Render = Callable[[Callable[[bytes], None]], None]
+"""Makes the page of metrics and gives it to the function that it is called with, at once or later."""
 
 _log = logging.get("mooring.edge")
 
@@ -43,17 +47,19 @@ class Builtin:
         *,
         metrics_public: bool = False,
         stopping: Callable[[], bool] = lambda: False,
+        render: Render = lambda answer: answer(metrics.render()),
     ) -> None:
         self._checks = dict(checks)
         self._authenticate = authenticate
         self._metrics_public = metrics_public
         self._stopping = stopping
+        self._render = render
 
-    def handle(self, client: Client, request: Request, path: bytes) -> None:
-        """Answer a request for one of PATHS."""
+    def handle(self, client: Client, request: Request, path: bytes) -> Handler | None:
+        """Answer a request for one of PATHS. None: it has been answered."""
         if request.head.method not in (b"GET", b"HEAD"):
             refuse(client, Refused(405, "only GET and HEAD here", headers=[(b"Allow", b"GET, HEAD")]))
-            return
+            return None
         match path:
             case b"/healthz":
                 send(client, 200, b"ok\n", TEXT)
@@ -62,7 +68,8 @@ class Builtin:
             case b"/version":
                 send(client, 200, msgspec.json.encode({"name": "mooring", "version": VERSION}) + b"\n", JSON)
             case _:
-                self._metrics(client, request)
+                return self._metrics(client, request)
+        return None
 
     def _ready(self, client: Client) -> None:
         problems = {name: check() for name, check in self._checks.items()}
@@ -76,16 +83,23 @@ class Builtin:
         body = "\n".join([*lines, "not ready" if bad else "ready", ""]).encode()
         send(client, 503 if bad else 200, body, TEXT, [(b"Retry-After", b"5")] if bad else None)
 
-    def _metrics(self, client: Client, request: Request) -> None:
+    def _metrics(self, client: Client, request: Request) -> Handler | None:
         if not self._metrics_public:
             try:
                 identity = self._authenticate(request.head.headers)
             except Refused as refusal:
                 refuse(client, refusal)
-                return
+                return None
             if not identity.admin or identity.token_cluster is not None:
                 refuse(
                     client, Refused(403, "metrics are for administrators; use a token that is not bound to a cluster")
                 )
-                return
-        send(client, 200, metrics.render(), metrics.CONTENT_TYPE.encode())
+                return None
+        pending = Pending()
+
+        def answer(page: bytes) -> None:
+            if pending.take():
+                send(client, 200, page, metrics.CONTENT_TYPE.encode())
+
+        self._render(answer)
+        return pending if pending.open else None

@@ -58,6 +58,7 @@ class Listener:
         self._empty = asyncio.Event()
         self._acceptor: Acceptor | None = None
         self._port = 0
+        self._lingering = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -80,6 +81,21 @@ class Listener:
         self._acceptor.start(sockets)
         self._timer = loop.call_later(self.settings.sweep_interval, self._sweep)
 
+    async def retire(self, linger: float) -> None:
+        """Another process takes over: accept nothing more, but answer what still comes on the connections that are
+        there, each for the last time. Returns when they are gone, at the latest after `linger` seconds."""
+        self.stopping = self._lingering = True
+        if self._acceptor is not None:
+            self._acceptor.stop()
+        await self._wait_empty(linger)
+        self._lingering = False
+
+    async def _wait_empty(self, seconds: float) -> None:
+        if self._connections:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
+
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - the deadline is the point of this call
         """Take no new connections, let exchanges that are under way finish for `timeout` seconds, then cut them."""
         self.stopping = True
@@ -87,10 +103,7 @@ class Listener:
             self._acceptor.stop()
         for connection in list(self._connections):
             connection.stop()
-        if self._connections:
-            self._empty.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), timeout)
+        await self._wait_empty(timeout)
         for connection in list(self._connections):
             connection.abort_gone()
         if self._acceptor is not None:
@@ -104,7 +117,7 @@ class Listener:
     def opened(self, connection: Connection) -> str | None:
         """A connection is there. A sentence when it is one too many."""
         self._connections.add(connection)  # also one that is told to go: it has a deadline to do so
-        if self.stopping:
+        if self.stopping and not self._lingering:
             return "the server stops; connect again"
         if not self._by_source.take(connection.ticket.source):
             bounds.met("connections_per_address")

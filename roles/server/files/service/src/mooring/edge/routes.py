@@ -41,8 +41,8 @@ class Takes(Protocol):
 class TakesConnection(Protocol):
     """A part that may take the whole connection (the agents' route)."""
 
-    def handle(self, client: Connection, request: Request, /) -> None:
-        """Take a request."""
+    def handle(self, client: Connection, request: Request, /) -> Handler | None:
+        """Take a request. None: it has been answered, or the connection handed over."""
 
 
 class Routes:
@@ -68,14 +68,12 @@ class Routes:
             self._no(client, Refused(403, "Impersonate-* headers are not taken here"))
             return None
         if path == TUNNEL:
-            self._agents.handle(client, request)
-            return None
+            return self._agents.handle(client, request)
         if path.startswith(b"/api/") or path == b"/schema" or path.startswith(b"/schema/"):
             return self._rest.handle(client, request)
         if path in Builtin.PATHS:
             metrics.HTTP_REQUESTS.labels("own", path.decode()).inc()
-            self._builtin.handle(client, request, path)
-            return None
+            return self._builtin.handle(client, request, path)
         self._no(client, Refused(404, "there is nothing at this path; clusters are at /k8s/clusters/<name>/"))
         return None
 

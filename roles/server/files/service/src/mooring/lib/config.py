@@ -53,13 +53,26 @@ class ServerSection(_Section, frozen=True, kw_only=True):
     listen: Annotated[str, _doc("Address and port of the one TLS port. ':8443' means every address.")] = ":8443"
     url: Annotated[str, _doc("How clients and agents reach this server. Its host must be in the certificate.")]
     instance: Annotated[str, _doc("Name of this server instance; empty means the host name.")] = ""
-    run_dir: Annotated[str, _doc("Folder for the socket of the REST API; empty means 'run' in data_dir.")] = ""
+    run_dir: Annotated[
+        str, _doc("Folder for the sockets between the server's processes; empty means 'run' in data_dir.")
+    ] = ""
+    workers: Annotated[
+        int, msgspec.Meta(ge=0, le=64), _doc("Processes that serve the port; 0 means one per processor core.")
+    ] = 0
     metrics_public: Annotated[
         bool, _doc("true: anybody may read /metrics. false: it needs the token of an administrator.")
     ] = False
     stop_timeout_seconds: Annotated[
-        Seconds, _doc("On SIGTERM, how long requests in flight may take to finish, in seconds.")
+        Seconds,
+        _doc("On SIGTERM and in a rolling restart, how long requests in flight may take to finish, in seconds."),
     ] = 10.0
+    control_grace_seconds: Annotated[
+        Seconds,
+        _doc(
+            "How long workers go on with what they know when the process with the database is away, in seconds. Then "
+            "they refuse: nobody could tell them what was revoked."
+        ),
+    ] = 60.0
 
 
 class TlsSection(_Section, frozen=True, kw_only=True):
@@ -268,6 +281,10 @@ class Config(_Section, frozen=True, kw_only=True):
     @property
     def api_socket(self) -> Path:
         return self.run_dir / "api.sock"
+
+    @property
+    def bus_socket(self) -> Path:
+        return self.run_dir / "bus.sock"
 
     @property
     def audit_path(self) -> Path:

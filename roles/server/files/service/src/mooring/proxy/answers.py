@@ -23,6 +23,7 @@ REASONS: dict[int, str] = {
     404: kube.NOT_FOUND,
     405: "MethodNotAllowed",
     408: kube.TIMEOUT,
+    409: kube.CONFLICT,
     413: kube.TOO_LARGE,
     417: kube.BAD_REQUEST,
     429: kube.TOO_MANY,

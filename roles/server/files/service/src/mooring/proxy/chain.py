@@ -15,6 +15,7 @@ secrets.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,10 +50,12 @@ _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/=-]{1,5
 @dataclass(frozen=True, slots=True)
 class ChainSettings:
     """`identity_prefix` goes before user and group names in clusters. `answer_timeout`: seconds until the head of a
-    response. The rest are bounds on open exchanges."""
+    response. `session_timeout`: seconds that a request waits for an agent that is connected to another worker and on
+    its way to this one. The rest are bounds on open exchanges."""
 
     identity_prefix: str = "mooring:"
     answer_timeout: float = 300.0
+    session_timeout: float = 10.0
     max_per_cluster: int = 2_000
     max_per_user: int = 1_000
     max_per_user_and_cluster: int = 400
@@ -73,14 +76,24 @@ class Chain:
     """Takes requests for clusters. One per server; all parts are given by the composition root."""
 
     def __init__(
-        self, *, index: Index, hub: Hub, audit: Audit, registry: Registry, clock: Clock, settings: ChainSettings
+        self,
+        *,
+        index: Index,
+        hub: Hub,
+        audit: Audit,
+        registry: Registry,
+        clock: Clock,
+        settings: ChainSettings,
+        stale: Callable[[], str] = lambda: "",
     ) -> None:
+        """`stale` says why the index may not be believed any more; empty while it may."""
         self.index = index
         self.hub = hub
         self.audit = audit
         self.registry = registry
         self.clock = clock
         self.settings = settings
+        self._stale = stale
         self._impersonator = Impersonator(settings.identity_prefix)
         self._counters: dict[int, Counter] = {}
 
@@ -112,7 +125,7 @@ class Chain:
     # -- the steps ---------------------------------------------------------------------------------------------------
 
     def authenticate(self, headers: Headers) -> Identity:
-        """The identity behind the bearer token. Raises Refused(401)."""
+        """The identity behind the bearer token. Raises Refused: 401, or 503 when nobody can tell who may."""
         values = get_all(headers, b"authorization")
         if not values:
             metrics.AUTH_FAILURES.labels("missing").inc()
@@ -121,6 +134,9 @@ class Chain:
         if match is None or len(values) > 1:
             metrics.AUTH_FAILURES.labels("malformed").inc()
             raise unauthorized("the Authorization header does not hold one bearer token")
+        stale = self._stale()
+        if stale:
+            raise Refused(503, stale, retry_after=5)
         now = self.clock.now()
         try:
             identity = self.index.authenticate(match[1].decode("ascii"), now)

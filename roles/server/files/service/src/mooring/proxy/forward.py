@@ -11,6 +11,7 @@ had effects.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,7 @@ from mooring.proxy.ports import Client
 from mooring.proxy.relay import Relay
 from mooring.proxy.requestinfo import RequestInfo
 from mooring.proxy.upgrade import switched
-from mooring.tunnel.stream import SessionBusy, SessionClosed
+from mooring.tunnel.stream import SessionBusy, SessionClosed, StreamOpener
 from mooring.wire.frames import Code
 from mooring.wire.headers import (
     HOP_BY_HOP,
@@ -53,6 +54,8 @@ _DROP: Final = HOP_BY_HOP | {
 """What a cluster may not say in this server's name: these headers speak of the whole origin, not of one response."""
 _DROP_PREFIX: Final = b"access-control-"
 
+_EARLY_MAX: Final = 1024 * 1024
+"""Bytes of a body that may come before a session is there; the client is not read meanwhile."""
 _CACHE_MAX: Final = 1024
 _dropped: dict[bytes, bool] = {}
 
@@ -75,7 +78,18 @@ class Ask:
 class Forward(Relay):
     """A proxied exchange. `start` opens the stream."""
 
-    __slots__ = ("_chain", "_payload", "_recorded_start", "_retried", "ask", "cluster_id", "identity")
+    __slots__ = (
+        "_chain",
+        "_early",
+        "_payload",
+        "_recorded_start",
+        "_retried",
+        "_session",
+        "_stop_waiting",
+        "ask",
+        "cluster_id",
+        "identity",
+    )
 
     def __init__(self, chain: Chain, client: Client, ask: Ask, *, client_ended: bool) -> None:
         super().__init__(client, client_ended=client_ended)
@@ -86,23 +100,94 @@ class Forward(Relay):
         self._payload = b""
         self._recorded_start = False
         self._retried = False
+        self._session: StreamOpener | None = None
+        self._stop_waiting: Callable[[], None] | None = None
+        self._early: list[bytes] = []
 
     def start(self, payload: bytes) -> None:
-        """Open the stream with the payload of an OPEN. Raises Refused."""
-        session = self._chain.hub.session_for(self.cluster_id)
-        if session is None:
+        """Open the stream with the payload of an OPEN, or wait for a session that is to be expected. Raises Refused."""
+        hub = self._chain.hub
+        session = hub.session_for(self.cluster_id)
+        if self._client_ended:
+            self._payload = payload
+        if session is not None:
+            self._open(session, payload, fin=self._client_ended)
+        elif hub.expected(self.cluster_id):
+            self._wait(payload)
+        else:
             raise self._chain.not_connected(self.ask.cluster)
+        self._chain.registry.add(self)
+        if self._client_ended or self.ask.upgrade:
+            self._asked()
+
+    def _open(self, session: StreamOpener, payload: bytes, *, fin: bool) -> None:
         try:
-            self._upstream = session.open(payload, self, fin=self._client_ended)
+            self._upstream = session.open(payload, self, fin=fin)
+            self._session = session
         except SessionBusy as error:
             raise at_bound("streams_per_session", f"cluster {self.ask.cluster.name}: {error.reason}") from None
         except SessionClosed:
             raise self._chain.not_connected(self.ask.cluster) from None
-        if self._client_ended:
-            self._payload = payload
-        self._chain.registry.add(self)
-        if self._client_ended or self.ask.upgrade:
-            self._asked()
+
+    # -- waiting for a session -------------------------------------------------------------------------------------
+
+    def _wait(self, payload: bytes) -> None:
+        """The agent is connected to another worker and on its way to this one: hold the request, unread, for it."""
+        self.client.pause()
+        self._stop_waiting = self._chain.hub.wait_for(
+            self.cluster_id, lambda session: self._arrived(session, payload), self._chain.settings.session_timeout
+        )
+
+    def _arrived(self, session: StreamOpener | None, payload: bytes) -> None:
+        self._stop_waiting = None
+        if self.over:
+            return
+        early, self._early = self._early, []
+        try:
+            if session is None:
+                raise self._chain.not_connected(self.ask.cluster)
+            self._open(session, payload, fin=self._client_ended and not early)
+        except Refused as refusal:
+            self.code = refusal.code
+            refuse(self.client, refusal, discovery=asks_for_discovery(self.ask.info.path))
+            self._finish("refused")
+            return
+        room = True
+        for number, data in enumerate(early, 1):
+            assert self._upstream is not None
+            room = self._upstream.write(data, self._client_ended and number == len(early))
+        if room:
+            self.client.resume()
+
+    def client_data(self, data: bytes) -> None:
+        if self._stop_waiting is None:
+            super().client_data(data)
+            return
+        # What had been read before the pause: one read of the socket and what the reader had ahead.
+        self.bytes_in += len(data)
+        self._early.append(data)
+        if sum(map(len, self._early)) > _EARLY_MAX:
+            self._stop_waiting()
+            self._arrived(None, b"")
+
+    def _elsewhere(self) -> bool:
+        """Take the request, of which nothing can have had effects, to another session. Once."""
+        hub = self._chain.hub
+        session = hub.session_for(self.cluster_id)
+        if not self._payload or self._retried or self.over or self.code or session is self._session:
+            return False
+        self._retried = True
+        if session is None:
+            if not hub.expected(self.cluster_id):
+                return False
+            self._upstream = None
+            self._wait(self._payload)
+            return True
+        try:
+            self._upstream = session.open(self._payload, self, fin=True)
+        except (SessionBusy, SessionClosed):
+            return False
+        return True
 
     # -- Relay -----------------------------------------------------------------------------------------------------
 
@@ -135,17 +220,14 @@ class Forward(Relay):
 
     def on_refused(self, code: Code, message: str) -> None:
         """StreamSink: nothing was sent. When the session was just leaving, another may take the request."""
-        if code == Code.SHUTDOWN and self._payload and not self._retried and not self.over:
-            self._retried = True
-            session = self._chain.hub.session_for(self.cluster_id)
-            if session is not None:
-                try:
-                    self._upstream = session.open(self._payload, self, fin=True)
-                except (SessionBusy, SessionClosed):
-                    pass
-                else:
-                    return
-        super().on_refused(code, message)
+        if code != Code.SHUTDOWN or not self._elsewhere():
+            super().on_refused(code, message)
+
+    def on_reset(self, code: Code, message: str) -> None:
+        """StreamSink: the stream is lost. What only reads may be asked again, as long as nothing was answered."""
+        lost = code in (Code.UPSTREAM_UNREACHABLE, Code.SHUTDOWN)
+        if not (lost and _only_reads(self._payload) and self._elsewhere()):
+            super().on_reset(code, message)
 
     def accept(self, head: ResponseHead) -> ResponseHead:
         if head.status < 200:
@@ -172,6 +254,10 @@ class Forward(Relay):
 
     def done(self, outcome: str) -> None:
         self._payload = b""
+        self._early.clear()
+        if self._stop_waiting is not None:
+            self._stop_waiting()
+            self._stop_waiting = None
         self._chain.registry.remove(self)
         self._chain.count(self.code)
         self._chain.audit.record(self.record("end" if self._recorded_start else "complete", outcome))
@@ -242,6 +328,11 @@ def audit_record(ask: Ask, client: Client, stage: str, code: int, now: float) ->
         upgrade=ask.upgrade.decode("latin-1"),
         user_agent=ask.user_agent,
     )
+
+
+def _only_reads(payload: bytes) -> bool:
+    """Whether the payload of an OPEN (docs/protocol/tunnel.md) holds a GET or HEAD: safe in the sense of RFC 9110."""
+    return bool(payload) and payload[1 + payload[0] :].startswith((b"GET ", b"HEAD "))
 
 
 def response_headers(headers: Headers) -> Headers:

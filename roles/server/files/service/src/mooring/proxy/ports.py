@@ -7,6 +7,7 @@ tunnel and the HTTP/1.1 pool implement `Upstream`. It must not hold any behaviou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from mooring.tunnel.hub import Lost
@@ -92,6 +93,14 @@ class Hub(Protocol):
 
     def session_for(self, cluster_id: str) -> StreamOpener | None:
         """A session of the cluster's agent that takes streams, or None."""
+
+    def expected(self, cluster_id: str) -> bool:
+        """Whether a session is to be expected within seconds: the agent is connected to another process."""
+
+    def wait_for(
+        self, cluster_id: str, callback: Callable[[StreamOpener | None], None], seconds: float
+    ) -> Callable[[], None]:
+        """Call back with the next session, or None when none came in time. Returns what ends the wait."""
 
     def last_lost(self, cluster_id: str) -> Lost | None:
         """When and why the last session went, since this process started."""

@@ -35,6 +35,9 @@ class Open(Protocol):
     identity: Identity
     cluster_id: str
 
+    raw: bool
+    """Whether it is an upgraded connection (exec, attach, port-forward)."""
+
     @property
     def endless(self) -> bool:
         """Whether it may go on for ever: a watch, a followed log, an upgraded connection."""
@@ -140,11 +143,14 @@ class Registry:
             del self._waiting[exchange]
             exchange.late()
 
-    def cut_endless(self, cause: str, message: str) -> None:
-        """End what would not end by itself: the server stops, and waits for the rest."""
+    def cut_endless(self, cause: str, message: str, *, spare_raw: bool = False) -> None:
+        """End what would not end by itself: the server stops, and waits for the rest.
+
+        `spare_raw`: not upgraded connections, which nobody can take up again elsewhere as a watch can be.
+        """
         for exchanges in list(self._by_cluster.values()):
             for exchange in list(exchanges):
-                if exchange.endless:
+                if exchange.endless and not (spare_raw and exchange.raw):
                     exchange.cut(cause, message)
 
     def cut_all(self, cause: str, message: str) -> None:

@@ -31,6 +31,12 @@ class Lost:
     reason: str
 
 
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    callback: Callable[[Session | None], None]
+    timer: asyncio.TimerHandle | None = None
+
+
 class Hub:
     """The live sessions of every cluster.
 
@@ -51,6 +57,9 @@ class Hub:
         self._lost: dict[str, Lost] = {}
         self._counted: dict[Session, tuple[int, int]] = {}
         self._draining = False
+        self._waiting: dict[str, list[_Waiter]] = {}
+        self.expected: Callable[[str], bool] = lambda cluster_id: False
+        """Whether a session of the cluster is to be expected soon: its agent is connected to another process."""
         metrics.TUNNEL_SESSIONS.set_function(self._count_sessions)
         metrics.TUNNEL_STREAMS.set_function(self.streams)
 
@@ -88,6 +97,11 @@ class Hub:
             session.close(Code.CREDENTIAL, reason)
         self._lost.pop(cluster_id, None)
 
+    def broadcast(self, message: dict[str, Any]) -> None:
+        """Send a control message to every agent."""
+        for session in self._all():
+            session.message(message)
+
     async def close_all(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - the deadline is the point of this call
         """Take no new sessions; let open streams finish for at most `timeout` seconds; then close all sessions."""
         self._draining = True
@@ -111,6 +125,37 @@ class Hub:
             if session.usable and session is not but_not and session.peer is not None:
                 newest[session.peer.instance] = session
         return min(newest.values(), key=lambda session: session.streams, default=None)
+
+    def wait_for(
+        self, cluster_id: str, callback: Callable[[Session | None], None], seconds: float
+    ) -> Callable[[], None]:
+        """Have `callback` called with the next usable session of a cluster, or with None when none came in time.
+
+        Returns what ends the wait without a call.
+        """
+        waiting = self._waiting.setdefault(cluster_id, [])
+        waiter = _Waiter(callback)
+        waiting.append(waiter)
+
+        def cancel() -> None:
+            if waiter.timer is not None:
+                waiter.timer.cancel()
+            if waiter in waiting:
+                waiting.remove(waiter)
+            if not waiting and self._waiting.get(cluster_id) is waiting:
+                del self._waiting[cluster_id]
+
+        def late() -> None:
+            cancel()
+            self._call(callback, None)
+
+        waiter.timer = asyncio.get_running_loop().call_later(seconds, late)
+        return cancel
+
+    def give_up_waiting(self, but_not: Callable[[str], bool]) -> None:
+        """End the waits for clusters that are not to be expected any more."""
+        for cluster_id in [each for each in self._waiting if not but_not(each)]:
+            self._end_waiting(cluster_id)
 
     def connected(self, cluster_id: str) -> bool:
         """Whether a usable session of the cluster is there."""
@@ -153,9 +198,17 @@ class Hub:
         self._log.info("agent session ended", cluster=cluster_id, code=code.name, reason=reason)
         self._update(cluster_id, reason or code.name)
 
+    def _end_waiting(self, cluster_id: str) -> None:
+        for waiter in self._waiting.pop(cluster_id, []):
+            if waiter.timer is not None:
+                waiter.timer.cancel()
+            self._call(waiter.callback, self.session_for(cluster_id))
+
     def _update(self, cluster_id: str, reason: str) -> None:
         """Tell everybody if the cluster became connected or stopped being so."""
         now = self.session_for(cluster_id) is not None
+        if now:
+            self._end_waiting(cluster_id)
         if now == (cluster_id in self._connected):
             return
         if now:

@@ -106,7 +106,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
     `instance` names the process, so that an agent can tell two servers behind one address apart. `window` is the
     credit in bytes that every stream begins with, towards the sender of this HELLO. `max_streams` is how many streams
-    the peer may hold open at the sender of this HELLO. `peers` are the tunnel URLs of the other instances.
+    the peer may hold open at the sender of this HELLO. `peers` are the tunnel URLs of other servers; `instances` are
+    the names of all processes that share the URL which led here, this one included.
     """
 
     protocol: str = PROTOCOL
@@ -115,6 +116,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     window: int = 256 * 1024
     max_streams: int = 1024
     peers: list[str] = msgspec.field(default_factory=list)
+    instances: list[str] = msgspec.field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -230,6 +232,8 @@ def _hello_problem(hello: Hello) -> str | None:
         return "instance or version is empty or too long"
     if len(hello.peers) > MAX_PEERS or any(len(url) > 2048 for url in hello.peers):
         return "too many or too long peers"
+    if len(hello.instances) > MAX_PEERS or any(not 0 < len(name) <= 253 for name in hello.instances):
+        return "too many, too long or empty instances"
     return None
 
 

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control process: the only one with the database. REST API, clusters' states, regular work, and the bus.
+
+    store -> index -> roster -> workers        what a commit changed is everywhere before its call is answered
+    workers -> roster -> controller -> store   what agents report
+
+It must not: touch the data path. Workers serve on while it is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+import uvicorn
+
+from mooring.api import app as api_app
+from mooring.api.services import ApiSettings, Services
+from mooring.app.orders import BeginControl, Drain
+from mooring.authn.bootstrap import check_prefix
+from mooring.authn.index import Index
+from mooring.authn.passwords import Passwords
+from mooring.authn.throttle import Throttle
+from mooring.bus.roster import Roster
+from mooring.control.clusters import ClusterController
+from mooring.control.upkeep import Upkeep
+from mooring.lib import certificates, logging
+from mooring.lib.bounds import Bounds
+from mooring.lib.clock import SystemClock
+from mooring.lib.errors import MooringError
+from mooring.lib.ids import new_id
+from mooring.lib.tasks import Supervisor
+from mooring.store.ports import Store
+from mooring.store.sql import SqlStore, open_store
+
+_AUDIENCE_KEY: Final = "audience"
+_API_START_SECONDS: Final = 20.0
+_API_STOP_SECONDS: Final = 5
+_STORE_CHECK_SECONDS: Final = 5.0
+
+log = logging.get("mooring.app")
+
+
+class _Api(uvicorn.Server):
+    """uvicorn, without its signal handlers: the process has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Control:
+    """`start`, `wait`, `stop`; `stop` also cleans up after a `start` that failed."""
+
+    def __init__(self, begin: BeginControl) -> None:
+        self.config = begin.config
+        self.clock = SystemClock()
+        self.index = Index()
+        self._begin = begin
+        self._started_at = self.clock.now()
+        self._tasks = Supervisor("control process")
+        self._ending = contextlib.AsyncExitStack()
+        self._store_problem = "not asked yet"
+        self._api_died = asyncio.Event()
+
+    async def start(self) -> None:
+        """Raises MooringError."""
+        store = await self._open_store()
+        audience = await self._audience(store)
+        self._store_problem = ""
+        roster = Roster(self.index, self.clock, audience, lambda: self._store_problem)
+        controller = ClusterController(store, self.index, roster, self.clock, forget=roster.forget)
+        roster.on_refused = controller.note_refused
+        await controller.start(resumed=self._begin.resumed)
+        self._ending.push_async_callback(controller.aclose)
+        upkeep = Upkeep(store, self.index, self.clock, controller.connected_ids)
+        upkeep.start()
+        self._ending.push_async_callback(upkeep.aclose)
+        store.on_commit(roster.publish)
+        self._ending.push_async_callback(roster.aclose)
+        await self._start_api(store, controller, audience)
+        await roster.start(socket.socket(fileno=self._begin.bus))
+
+    async def _open_store(self) -> SqlStore:
+        store = open_store(self.config.database_url)
+        self._ending.push_async_callback(store.aclose)
+        await store.migrate()
+        await check_prefix(store, self.config.identity.prefix)
+        self.index.load(await store.snapshot(self.clock.now()))
+        store.on_commit(self.index.apply)
+        self._tasks.spawn(self._watch_store(store), "store")
+        return store
+
+    async def _audience(self, store: Store) -> str:
+        """What the JWTs of agents are made out to: a name for this installation that outlives its URL."""
+        async with store.write() as tx:
+            audience = await tx.settings.get(_AUDIENCE_KEY)
+            if audience is None:
+                audience = new_id("mooring")
+                await tx.settings.put(_AUDIENCE_KEY, audience)
+        return audience
+
+    async def _start_api(self, store: Store, controller: ClusterController, audience: str) -> None:
+        """The REST API, in uvicorn on a unix socket that only this user can reach."""
+        config = self.config
+        attempts = Bounds.from_settings(config).attempts
+        passwords = Passwords()
+        self._ending.callback(passwords.close)
+        services = Services(
+            store=store,
+            index=self.index,
+            clock=self.clock,
+            passwords=passwords,
+            logins=Throttle.of_logins(attempts),
+            joins=Throttle.of_joins(attempts),
+            control=controller,
+            settings=ApiSettings(
+                url=config.url,
+                ca_pem=certificates.ca_bundle(config),
+                instance=config.instance,
+                audience=audience,
+                identity_prefix=config.identity.prefix,
+                started_at=self._started_at,
+                password_min_length=config.identity.password_min_length,
+                login_ttl=config.identity.login_ttl_seconds,
+                max_ttl=config.identity.max_ttl_seconds,
+                body_max=config.limits.api_body_bytes,
+                agent_image=config.agents.image,
+            ),
+        )
+        server = _Api(
+            uvicorn.Config(
+                api_app.create(services),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=75,  # longer than the pool of the edge keeps a free connection
+                timeout_graceful_shutdown=_API_STOP_SECONDS,
+            )
+        )
+        task = self._tasks.spawn(server.serve(sockets=[socket.socket(fileno=self._begin.api)]), "api")
+        task.add_done_callback(lambda _unused: self._api_died.set())
+
+        async def end() -> None:
+            server.should_exit = True
+            await asyncio.wait([task], timeout=_API_STOP_SECONDS + 1)
+
+        self._ending.push_async_callback(end)
+        async with asyncio.timeout(_API_START_SECONDS):
+            while not server.started:
+                if task.done():
+                    raise MooringError("the REST API did not start", "the log above says why")
+                await asyncio.sleep(0.01)
+
+    async def _watch_store(self, store: Store) -> None:
+        """Keeps the answer for `/readyz`, which must not wait for a database."""
+        while True:
+            try:
+                async with asyncio.timeout(_STORE_CHECK_SECONDS), store.read() as tx:
+                    await tx.settings.get(_AUDIENCE_KEY)
+                self._store_problem = ""
+            except (MooringError, TimeoutError) as error:
+                self._store_problem = str(error) or "no answer in time"
+            await asyncio.sleep(_STORE_CHECK_SECONDS)
+
+    async def wait(self, stop: asyncio.Event) -> None:
+        """Returns when it is time to stop. Raises MooringError when the REST API died: better a restart than half."""
+        api_dead = self._tasks.spawn(self._api_died.wait(), "wait for the API")
+        stopping = self._tasks.spawn(stop.wait(), "wait for an order")
+        await asyncio.wait([api_dead, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            raise MooringError("the REST API ended unexpectedly", "the log above says why")
+
+    def read_certificate(self) -> None:
+        """Nothing here shows it to anybody."""
+
+    async def stop(self, order: Drain) -> None:
+        """Answer what is under way, write what is noted, and close everything."""
+        try:
+            await self._ending.aclose()
+        finally:
+            await self._tasks.aclose()

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control's end of the bus: which workers there are, and what all of them together are connected to.
+
+To the cluster controller it looks like one hub: a cluster is connected while any worker has a session with its agent.
+Whatever a commit changes goes to every worker before the call that made the commit is answered.
+
+It must not: keep anything that outlives the process, or wait for a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from mooring.authn.index import Index
+from mooring.authn.replays import Replays
+from mooring.bus import messages, totals
+from mooring.bus.channel import Channel
+from mooring.bus.link import BEAT_SECONDS
+from mooring.bus.messages import MAX_PART, ToControl
+from mooring.lib import logging
+from mooring.lib.clock import Clock
+from mooring.lib.tasks import Supervisor
+from mooring.store.records import Delta
+
+SAMPLE_SECONDS: Final = 2.0
+"""For the workers to send their metrics; who is late is left out."""
+_CREDENTIALS = struct.Struct("3i")
+WORKER_LOST: Final = "the server process that held the tunnel ended"
+
+log = logging.get("mooring.bus")
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    channel: Channel[ToControl]
+    instance: str = ""
+    slot: int = -1
+    pid: int = 0
+    leaving: bool = False
+    clusters: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Question:
+    asked_by: _Worker
+    id: int
+    missing: set[_Worker]
+    families: dict[str, list[messages.Family]]
+    timer: asyncio.TimerHandle | None = None
+
+
+class Roster:
+    """The workers that are connected. Its `on_change`, `on_message`, `connected` and `remove` are those of a hub."""
+
+    def __init__(self, index: Index, clock: Clock, audience: str, database: Callable[[], str]) -> None:
+        self.on_change: list[Callable[[str, bool, str], None]] = []
+        self.on_message: list[Callable[[str, dict[str, Any]], None]] = []
+        self.on_refused: Callable[[str, str], None] = lambda cluster_id, reason: None
+        self._index = index
+        self._clock = clock
+        self._audience = audience
+        self._database = database
+        self._replays = Replays()
+        self._totals = totals.Totals()
+        self._workers: dict[Channel[ToControl], _Worker] = {}
+        self._questions: dict[int, _Question] = {}
+        self._next = 0
+        self._tasks = Supervisor("roster")
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Let workers in on a listening unix socket."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(
+            lambda: Channel(ToControl, self._heard, self._lost, self._opened), sock=listener
+        )
+        self._tasks.spawn(self._beat(), "beat")
+
+    async def aclose(self) -> None:
+        """Close all channels; the workers look for another control process."""
+        await self._tasks.aclose()
+        if self._server is not None:
+            self._server.close()
+        for channel in list(self._workers):
+            channel.close()
+
+    # -- the hub of the whole server -----------------------------------------------------------------------------------
+
+    def connected(self, cluster_id: str) -> bool:
+        """Whether any worker has a session with the cluster's agent."""
+        return any(cluster_id in worker.clusters for worker in self._workers.values())
+
+    def remove(self, cluster_id: str, reason: str) -> None:
+        """Nothing to do: each worker ends its sessions when its index says that the cluster or its key is gone."""
+
+    def forget(self, cluster_id: str) -> None:
+        """The cluster was deleted."""
+        self._replays.forget(cluster_id)
+
+    def publish(self, delta: Delta) -> None:
+        """Tell every worker what a commit changed; the store calls this after the index has taken it over."""
+        message = messages.Changed(delta=delta)
+        for worker in self._joined():
+            worker.channel.send(message)
+
+    # -- workers come and go -------------------------------------------------------------------------------------------
+
+    def _joined(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.instance]
+
+    def _opened(self, channel: Channel[ToControl]) -> None:
+        if not channel.open or not _same_user(channel):
+            log.error("a process of another user tried to join; it was refused")
+            channel.abort()
+            return
+        self._workers[channel] = _Worker(channel)
+
+    def _join(self, worker: _Worker, message: messages.Join) -> None:
+        worker.instance, worker.slot, worker.pid = message.instance, message.slot, message.pid
+        channel = worker.channel
+        channel.send(messages.Welcome(audience=self._audience))
+        snapshot = self._index.snapshot()
+        for at in range(0, len(snapshot.clusters), MAX_PART):
+            channel.send(messages.SnapshotPart(clusters=snapshot.clusters[at : at + MAX_PART]))
+        for at in range(0, len(snapshot.users), MAX_PART):
+            channel.send(messages.SnapshotPart(users=snapshot.users[at : at + MAX_PART]))
+        for at in range(0, len(snapshot.tokens), MAX_PART):
+            channel.send(messages.SnapshotPart(tokens=snapshot.tokens[at : at + MAX_PART]))
+        for cluster_id, members in snapshot.members.items():
+            channel.send(messages.SnapshotPart(members={cluster_id: members}))
+        channel.send(messages.SnapshotEnd())
+        channel.send(messages.Beat(database=self._database()))
+        for cluster_id, status in message.connected.items():
+            self._up(worker, cluster_id)
+            if status:
+                self._say(cluster_id, status)
+        reachable = set().union(*(other.clusters for other in self._workers.values()))
+        channel.send(messages.Reachable(cluster_ids=sorted(reachable)))
+        self._tell_instances()
+        log.info("worker joined", instance=worker.instance, pid=worker.pid)
+
+    def _lost(self, channel: Channel[ToControl]) -> None:
+        worker = self._workers.pop(channel, None)
+        if worker is None or not worker.instance:
+            return
+        log.info("worker left", instance=worker.instance, pid=worker.pid)
+        self._totals.ended(worker.instance)
+        for cluster_id in worker.clusters:
+            if not self.connected(cluster_id):
+                self._reach(cluster_id, False, WORKER_LOST)
+        for question in list(self._questions.values()):
+            question.missing.discard(worker)
+            self._answer_if_complete(question)
+        self._tell_instances()
+
+    def _tell_instances(self) -> None:
+        live = [worker for worker in self._joined() if not worker.leaving]
+        message = messages.Instances(names=[w.instance for w in sorted(live, key=lambda w: w.slot)])
+        for worker in self._joined():
+            worker.channel.send(message)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            message = messages.Beat(database=self._database())
+            for worker in self._joined():
+                worker.channel.send(message)
+
+    # -- what workers say ----------------------------------------------------------------------------------------------
+
+    def _heard(self, channel: Channel[ToControl], message: ToControl) -> None:
+        worker = self._workers.get(channel)
+        if worker is None:
+            return
+        if isinstance(message, messages.Join):
+            self._join(worker, message)
+            return
+        if not worker.instance:
+            channel.abort()
+            return
+        match message:
+            case messages.AgentUp(cluster_id=cluster_id):
+                self._up(worker, cluster_id)
+            case messages.AgentDown(cluster_id=cluster_id, reason=reason):
+                worker.clusters.discard(cluster_id)
+                if not self.connected(cluster_id):
+                    self._reach(cluster_id, False, reason)
+            case messages.AgentSaid(cluster_id=cluster_id, message=said):
+                self._say(cluster_id, said)
+            case messages.AgentRefused(cluster_id=cluster_id, reason=reason):
+                self.on_refused(cluster_id, reason)
+            case messages.Claim(id=number, cluster_id=cluster_id, jti=jti, until=until):
+                first = self._replays.first_time(cluster_id, jti, until, self._clock.now())
+                channel.send(messages.Claimed(id=number, first=first))
+            case messages.Used(times=times):
+                for token_id, when in times.items():
+                    self._index.note_used(token_id, when)
+            case messages.Leaving():
+                worker.leaving = True
+                self._tell_instances()
+            case messages.Sampled(id=number, families=families):
+                self._totals.heard(worker.instance, families)
+                question = self._questions.get(number)
+                if question is not None:
+                    question.missing.discard(worker)
+                    question.families[f"worker-{worker.slot}"] = families
+                    self._answer_if_complete(question)
+            case messages.AskMetrics(id=number):
+                self._ask_metrics(worker, number)
+
+    def _up(self, worker: _Worker, cluster_id: str) -> None:
+        before = self.connected(cluster_id)
+        worker.clusters.add(cluster_id)
+        if not before:
+            self._reach(cluster_id, True, "")
+
+    def _reach(self, cluster_id: str, connected: bool, reason: str) -> None:
+        message = messages.Reach(cluster_id=cluster_id, connected=connected)
+        for worker in self._joined():
+            worker.channel.send(message)
+        for callback in self.on_change:
+            callback(cluster_id, connected, reason)
+
+    def _say(self, cluster_id: str, data: bytes) -> None:
+        message = msgspec.json.decode(data, type=dict[str, Any])
+        for callback in self.on_message:
+            callback(cluster_id, message)
+
+    # -- metrics -------------------------------------------------------------------------------------------------------
+
+    def _ask_metrics(self, worker: _Worker, number: int) -> None:
+        self._next += 1
+        ours = self._next
+        question = _Question(worker, number, set(self._joined()), {})
+        self._questions[ours] = question
+        question.timer = asyncio.get_running_loop().call_later(SAMPLE_SECONDS, self._answer, question)
+        for other in question.missing:
+            other.channel.send(messages.Sample(id=ours))
+
+    def _answer_if_complete(self, question: _Question) -> None:
+        if not question.missing:
+            self._answer(question)
+
+    def _answer(self, question: _Question) -> None:
+        for number, other in list(self._questions.items()):
+            if other is question:
+                del self._questions[number]
+        if question.timer is not None:
+            question.timer.cancel()
+        text = self._totals.render({"control": totals.sample(), **question.families})
+        question.asked_by.channel.send(messages.Metrics(id=question.id, text=text))
+
+
+def _same_user(channel: Channel[ToControl]) -> bool:
+    """Whether the process at the other end runs as we do. The socket's folder is private; this is the second lock."""
+    sock = channel.socket()
+    if sock is None:
+        return False
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    user: int = _CREDENTIALS.unpack(raw)[1]
+    return user == os.geteuid()

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control and two workers over a real unix socket: what each knows, and what happens when one of them is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mooring.app.sockets import unix_listener
+from mooring.authn.agents import AgentIdentity
+from mooring.authn.index import Change, Index, TokenRevoked, Unauthenticated, UserChanged
+from mooring.authn.tokens import new_token
+from mooring.bus.link import Link
+from mooring.bus.roster import Roster
+from mooring.lib.clock import ManualClock
+from mooring.store.records import Delta, Members, Snapshot
+from mooring.tunnel.hub import Hub
+from support import records as make
+from support.records import NOW
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to be"
+        await asyncio.sleep(0.005)
+
+
+@dataclass
+class Worker:
+    link: Link
+    index: Index
+    hub: Hub
+    changes: list[Change] = field(default_factory=list)
+
+    def says(self, cluster_id: str, connected: bool) -> None:
+        """What the hub would call when its first session came or its last one went."""
+        for callback in self.hub.on_change:
+            callback(cluster_id, connected, "" if connected else "cut")
+
+    async def claim(self, jti: str) -> bool | None:
+        answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+        self.link.claim(AgentIdentity("c-one", jti, NOW + 90, b"k"), answer.set_result)
+        return await answer
+
+
+@dataclass
+class Bus:
+    """`control` may be closed and opened again; its index is what the store says."""
+
+    folder: Path
+    clock: ManualClock
+    index: Index
+    roster: Roster
+    workers: list[Worker]
+    heard: list[tuple[str, bool, str]]
+
+    async def open(self) -> None:
+        self.roster = Roster(self.index, self.clock, "audience-1", lambda: "")
+        self.roster.on_change.append(lambda *change: self.heard.append(change))
+        await self.roster.start(unix_listener(self.folder / "bus.sock"))
+
+    def commit(self, **changed: Any) -> None:
+        """As the store does: control's index first, then everybody."""
+        delta = Delta(**changed)
+        self.index.apply(delta)
+        self.roster.publish(delta)
+
+    async def join(self, slot: int) -> Worker:
+        index, hub = Index(), Hub(self.clock)
+        link = Link(
+            str(self.folder / "bus.sock"),
+            instance=f"srv/i-{slot}",
+            slot=slot,
+            pid=slot,
+            index=index,
+            hub=hub,
+            clock=self.clock,
+        )
+        worker = Worker(link, index, hub)
+        index.subscribe(worker.changes.append)
+        self.workers.append(worker)
+        await link.start(30)
+        return worker
+
+
+@pytest.fixture
+async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
+    clock = ManualClock(NOW)
+    index = Index()
+    it = Bus(tmp_path, clock, index, Roster(index, clock, "", lambda: ""), [], [])
+    await it.open()
+    yield it
+    for worker in it.workers:
+        await worker.link.aclose()
+    await it.roster.aclose()
+
+
+async def test_a_worker_knows_what_control_knows_and_hears_of_changes(bus: Bus) -> None:
+    bob, lab = make.user("bob"), make.cluster("lab", public_key=b"k" * 32)
+    made = new_token("mrg")
+    token = make.token(bob, id=made.id, hash=made.hash)
+    more = [make.token(bob) for _unused in range(1_200)]  # in more than one part
+    bus.index.load(Snapshot([lab], [bob], [token, *more], {lab.id: Members({bob.id: "m-1"})}))
+    one, two = await bus.join(0), await bus.join(1)
+    for worker in (one, two):
+        identity = worker.index.authenticate(made.text.reveal(), NOW)
+        assert (identity.user, worker.index.memberships_of(bob.id, lab.id)) == ("bob", {"m-1"})
+        assert worker.index.agent_key(lab.id) == b"k" * 32
+        assert worker.link.audience == "audience-1"
+        assert len(worker.index.snapshot().tokens) == 1_201
+        worker.changes.clear()
+    bus.commit(tokens={token.id: None})
+    await until(lambda: one.changes and two.changes)
+    for worker in (one, two):
+        assert worker.changes == [TokenRevoked(token.id)]
+        with pytest.raises(Unauthenticated):
+            worker.index.authenticate(made.text.reveal(), NOW)
+
+
+async def test_what_was_revoked_while_control_was_away_ends_what_is_open(bus: Bus) -> None:
+    bob = make.user("bob")
+    kept, lost = make.token(bob), make.token(bob)
+    bus.index.load(Snapshot([], [bob], [kept, lost], {}))
+    worker = await bus.join(0)
+    worker.changes.clear()
+    await bus.roster.aclose()
+    await until(lambda: not worker.link.connected)
+    bus.clock.advance(7)
+    assert worker.link.lost_for() == 7
+    bus.index.apply(Delta(tokens={lost.id: None}, users={bob.id: make.user("bob", id=bob.id, enabled=False)}))
+    await bus.open()
+    await until(lambda: worker.link.connected)
+    assert worker.link.lost_for() == 0
+    assert worker.changes == [TokenRevoked(lost.id), UserChanged(bob.id)]
+
+
+async def test_a_jwt_is_good_once_for_all_workers_and_nobody_gets_in_without_control(bus: Bus) -> None:
+    one, two = await bus.join(0), await bus.join(1)
+    assert await one.claim("jti-number-1") is True
+    assert await two.claim("jti-number-1") is False
+    assert await two.claim("\ud800 is no text that travels") is True
+    await bus.roster.aclose()
+    await until(lambda: not one.link.connected)
+    assert await one.claim("jti-number-2") is None
+
+
+async def test_a_cluster_is_connected_while_any_worker_has_its_agent(bus: Bus) -> None:
+    one, two = await bus.join(0), await bus.join(1)
+    one.says("c-lab", True)
+    await until(lambda: two.link.expected("c-lab"))
+    two.says("c-lab", True)
+    one.says("c-lab", False)
+    two.says("c-lab", False)
+    await until(lambda: len(bus.heard) == 2)
+    assert bus.heard == [("c-lab", True, ""), ("c-lab", False, "cut")]
+    await until(lambda: not two.link.expected("c-lab"))
+
+
+async def test_a_worker_that_died_takes_its_clusters_along(bus: Bus) -> None:
+    one, two = await bus.join(0), await bus.join(1)
+    one.says("c-lab", True)
+    await until(lambda: two.link.expected("c-lab"))
+    bus.workers.remove(one)
+    await one.link.aclose()
+    await until(lambda: len(bus.heard) == 2)
+    assert bus.heard[1][:2] == ("c-lab", False)
+    await until(lambda: two.link.instances == ["srv/i-1"])
+
+
+async def test_all_workers_are_listed_and_one_that_leaves_is_not(bus: Bus) -> None:
+    one, two = await bus.join(1), await bus.join(0)
+    await until(lambda: one.link.instances == two.link.instances == ["srv/i-0", "srv/i-1"])
+    one.link.leave()
+    await until(lambda: two.link.instances == ["srv/i-0"])
+
+
+async def test_a_status_that_cannot_be_written_does_not_keep_the_worker_from_coming_back(bus: Bus) -> None:
+    worker = await bus.join(0)
+    said: list[dict[str, Any]] = []
+    bus.roster.on_message.append(lambda cluster_id, message: said.append(message))
+    for message in ({"kind": "status", "node_count": 1}, {"kind": "status", "node_count": 1 << 70}, {"kind": "other"}):
+        for callback in worker.hub.on_message:
+            callback("c-lab", message)
+    await until(lambda: said)
+    await bus.roster.aclose()
+    await until(lambda: not worker.link.connected)
+    await bus.open()
+    await until(lambda: worker.link.connected)
+    assert said[0] == {"kind": "status", "node_count": 1}
+
+
+async def test_uses_of_tokens_and_metrics_of_all_workers_come_together(bus: Bus) -> None:
+    bob = make.user("bob")
+    token = make.token(bob)
+    bus.index.load(Snapshot([], [bob], [token], {}))
+    one, two = await bus.join(0), await bus.join(1)
+    one.index.note_used(token.id, NOW + 5)
+    page: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    two.link.metrics(page.set_result)
+    text = (await page).decode()
+    # All three "processes" of this test are one, so what it counted stands there three times.
+    assert 'process_resident_memory_bytes{process="worker-0"}' in text
+    assert 'process_resident_memory_bytes{process="control"}' in text
+    bus.workers.remove(one)
+    await one.link.aclose()
+    await until(lambda: bus.index.take_used() == {token.id: NOW + 5})
