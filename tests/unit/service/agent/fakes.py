@@ -7,7 +7,9 @@ import asyncio
 import base64
 import json
 import ssl
+import time
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -236,6 +238,7 @@ class FakeServer(asyncio.Protocol):
         self.registrations: list[dict[str, Any]] = []
         self.on_register: Callable[[dict[str, Any]], tuple[int, dict[str, Any]]] = self.accept
         self.refuse: tuple[int, str] | None = None
+        self.ahead = 0.0  # seconds that this server's clock is before ours
         self.jwts: list[str] = []
         self.sessions: list[Session] = []
         self.messages: list[dict[str, Any]] = []
@@ -278,6 +281,15 @@ class FakeServer(asyncio.Protocol):
     def take(self, door: _Door, head: RequestHead, raw: bytes) -> None:
         self.jwts.append((get(head.headers, b"authorization") or b"").decode().removeprefix("Bearer "))
         assert door.transport is not None
+        if self.ahead and self.refuse is None:
+            payload = self.jwts[-1].split(".")[1]
+            claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            now = time.time() + self.ahead
+            if abs(claims["iat"] - now) > 30:
+                date = formatdate(now, usegmt=True).encode()
+                door.transport.write(b"HTTP/1.1 403 X\r\nDate: %s\r\nContent-Length: 5\r\n\r\nclock" % date)
+                door.transport.close()
+                return
         if self.refuse is not None:
             status, text = self.refuse
             data = text.encode()

@@ -131,6 +131,29 @@ async def test_a_refused_key_is_registered_anew_when_there_is_a_new_join_token(
     assert kube.secrets["mooring-agent-identity"]["cluster_id"] == "c-bbbbbbbbbbbb"
 
 
+@pytest.mark.parametrize("ahead", [600.0, -600.0])
+async def test_an_agent_whose_clock_is_off_dates_its_jwt_by_the_server(
+    agent: Agent, server: FakeServer, kube: FakeKube, ahead: float
+) -> None:
+    """A node without NTP, ten minutes off: the cluster was locked out, and a new join token would have been used up."""
+    kube.secrets["mooring-join"] = join_secret(server, kube.authority.crt, "mrj_two_secretsecretsecret")
+    server.ahead = ahead
+    server.live[0].close(Code.SHUTDOWN, "restart")
+    await until(lambda: server.live)
+    assert len(server.registrations) == 1, "it took the wrong clock for a refused key"
+
+
+async def test_a_clock_that_is_off_by_more_than_an_hour_is_named_and_not_followed(
+    agent: Agent, server: FakeServer
+) -> None:
+    server.ahead = 2 * 3600.0
+    server.live[0].close(Code.SHUTDOWN, "restart")
+    await until(lambda: len(server.jwts) >= 4)
+    assert "more than an hour; set it by NTP" in "".join(agent.problems())
+    assert not server.live
+    assert len(server.registrations) == 1
+
+
 async def test_a_server_with_a_certificate_of_another_ca_is_never_spoken_to(
     kube: FakeKube, running: Running, tmp_path: Path
 ) -> None:

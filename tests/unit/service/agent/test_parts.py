@@ -40,6 +40,12 @@ def test_delays_grow_are_random_and_stay_within_their_bounds() -> None:
     assert backoff.next() <= 1.0
 
 
+def test_after_a_long_outage_an_agent_is_back_within_ten_seconds() -> None:
+    """A server that had been away for minutes was waited for another half a minute by some agents."""
+    backoff = Backoff()
+    assert max(backoff.next() for _unused in range(300)) <= 10.0
+
+
 @pytest.mark.parametrize(
     ("method", "target", "long"),
     [

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -92,6 +93,18 @@ async def test_wrong_claims_are_refused_and_noted(edge: Edge, changes: dict[str,
     assert (got, edge.accepted) == (code, [])
     assert message
     assert [cluster for cluster, _unused in edge.refused] == [ALPHA]
+
+
+async def test_refused_agent_sees_by_how_much_its_clock_is_off(edge: Edge) -> None:
+    key, now = register(edge, ALPHA), edge.world.clock.now()
+    peer = await edge.connect()
+    late = token(edge, key, ALPHA, iat=now - 600, nbf=now - 600, exp=now - 540)
+    await peer.send(edge.get("/tunnel/connect", None, *WEBSOCKET, f"Authorization: Bearer {late}"))
+    head = await peer.until(b"\r\n\r\n")
+    peer.abort()
+    assert head.startswith(b"HTTP/1.1 403 ")
+    date = next(line for line in head.decode().split("\r\n") if line.startswith("Date: ")).removeprefix("Date: ")
+    assert abs(parsedate_to_datetime(date).timestamp() - now) <= 1
 
 
 async def test_key_of_one_cluster_opens_no_other(edge: Edge) -> None:

@@ -89,6 +89,15 @@ def test_the_checks_look_at_the_dates(ca: tuple[str, Secret], server: tuple[str,
     assert pki.inspect(server[0]).days_left(NOW) == pytest.approx(pki.SERVER_DAYS, abs=0.1)
 
 
+def test_a_client_whose_clock_is_ten_minutes_behind_takes_a_new_certificate(
+    ca: tuple[str, Secret], server: tuple[str, Secret]
+) -> None:
+    """An agent on a node without NTP could not join a server that had just been made."""
+    for behind in (600, 3000):
+        assert pki.problems(server[0], server[1], ca[0], "mooring.example", NOW - behind) == []
+    assert pki.problems(server[0], server[1], ca[0], "mooring.example", NOW - 2 * 3600)
+
+
 def test_a_certificate_does_not_outlive_its_ca(ca: tuple[str, Secret]) -> None:
     near_the_end = NOW + (pki.CA_DAYS - 10) * 86400
     certificate, _unused = pki.make_server_certificate(*ca, NAMES, near_the_end)

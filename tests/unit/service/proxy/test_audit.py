@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from mooring.proxy import audit as module
+from mooring.proxy import spool
 from mooring.proxy.audit import Audit, AuditRecord
 
 
@@ -148,3 +152,133 @@ def test_log_that_is_not_required_is_tried_again(tmp_path: Path) -> None:
     folder.mkdir()
     until(lambda: len(lines(folder / "a")) == 1)
     audit.close()
+
+
+def test_writer_that_fails_turns_health_off_loses_nothing_and_goes_on(
+    log: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer's thread once ended with an error that nobody had foreseen: requests went on, unrecorded."""
+
+    def broken(_seconds: float) -> None:
+        raise OSError(22, "Invalid argument")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.time, "sleep", broken)
+        patch.setattr(module, "RETRY_SECONDS", 0.2)
+        log.record(record(1))
+        deadline = time.monotonic() + 10
+        while log.accepting:
+            assert time.monotonic() < deadline, "requests are still taken"
+        log.record(record(2))
+    until(lambda: log.healthy)
+    until(lambda: len(lines(log.path)) == 2)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_audit import record
+from mooring.proxy import audit as module
+from mooring.proxy import spool
+folder = Path(sys.argv[1])
+module._BATCH_SECONDS = 60.0  # the writer will not come to write
+audit = module.Audit(folder / "audit.jsonl", spool=folder / "spool")
+audit.start()
+for number in range(300):
+    audit.record(record(number, user_agent="x" * 200))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(Path(__file__).parent)], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_records_of_a_killed_process_are_written_by_the_next(tmp_path: Path) -> None:
+    """A worker that was killed took the records of the last 20 ms with it, those of answered requests too."""
+    killed(tmp_path)
+    killed(tmp_path)  # the second one writes what the first one left, and dies as well
+    audit = Audit(tmp_path / "audit.jsonl", spool=tmp_path / "spool")
+    audit.start()
+    audit.close()
+    written = [line["request_id"] for line in lines(tmp_path / "audit.jsonl")]
+    # The second one's records are the same lines as the first one's: they are taken for written.
+    assert written == [f"r{number}" for number in range(300)]
+    assert not list((tmp_path / "spool").iterdir())
+
+
+def test_records_of_a_living_process_are_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH_SECONDS", 0.5)
+    one = Audit(tmp_path / "a", spool=tmp_path / "spool")
+    one.start()
+    one.record(record(1))
+    two = Audit(tmp_path / "a", spool=tmp_path / "spool")
+    two.start()
+    two.close()
+    one.close()
+    assert [line["request_id"] for line in lines(tmp_path / "a")] == ["r1"]
+
+
+def test_line_that_a_kill_tore_is_ended_and_follows_once_more(tmp_path: Path) -> None:
+    killed(tmp_path)
+    (tmp_path / "audit.jsonl").write_bytes(b'{"time":"2026-01-01T00:0')
+    audit = Audit(tmp_path / "audit.jsonl", spool=tmp_path / "spool")
+    audit.start()
+    audit.close()
+    torn, *whole = (tmp_path / "audit.jsonl").read_text().split("\n")[:-1]
+    assert torn == '{"time":"2026-01-01T00:0'
+    assert [json.loads(line)["request_id"] for line in whole] == [f"r{number}" for number in range(300)]
+
+
+def test_disk_that_fills_within_a_line_leaves_whole_records(log: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, calls = os.write, []
+
+    def fills(fd: int, data: bytes) -> int:
+        calls.append(len(data))
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return write(fd, data[: len(data) * 2 // 3])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fills)
+        log.record(record(1))
+        log.record(record(2))
+        until(lambda: not log.healthy)
+    until(lambda: log.healthy)
+    texts = log.path.read_text().split("\n")[:-1]
+    whole = [json.loads(text)["request_id"] for text in texts if text.endswith("}")]
+    assert whole == ["r1", "r2"]
+    assert len(texts) == 3
+
+
+def test_full_spool_refuses_until_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spool.Spool.__init__, "__defaults__", (2000,))
+    audit = Audit(tmp_path / "a", spool=tmp_path / "spool")
+    audit.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for number in range(20):
+            audit.record(record(number))
+        until(lambda: not audit.healthy)
+    until(lambda: audit.healthy)
+    for number in range(20, 40):  # around the ring, many times
+        audit.record(record(number))
+        until(lambda: audit.healthy)
+    until(lambda: len(lines(tmp_path / "a")) == 40)
+    audit.close()
+    assert not list((tmp_path / "spool").iterdir())
+
+
+def test_audit_does_not_start_without_room_for_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, offset: int, length: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Audit(tmp_path / "a", spool=tmp_path / "spool").start()
+    assert not list((tmp_path / "spool").iterdir())

@@ -9,7 +9,7 @@ import random
 class Backoff:
     """Full jitter: each delay is drawn between `first` and a limit that doubles up to `most` (seconds)."""
 
-    def __init__(self, first: float = 0.5, most: float = 30.0) -> None:
+    def __init__(self, first: float = 0.5, most: float = 10.0) -> None:
         self._first = first
         self._most = most
         self._attempts = 0

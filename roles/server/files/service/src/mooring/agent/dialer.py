@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps a tunnel session to each server instance.
 
-A link per address: dial with a fresh JWT, wait for HELLO, and dial again after a random delay (0.5 to 30 s) whenever a
+A link per address: dial with a fresh JWT, wait for HELLO, and dial again after a random delay (0.5 to 10 s) whenever a
 session has ended. An address may lead to several processes: HELLO names the one that answered and lists them all, and
 the link dials until it has a session with each. Each dial says which instances we have, so that one of these can send
 us away before a session is made. Other addresses that HELLO names are dialled too: the death of one process, or of one
@@ -19,6 +19,7 @@ from typing import Any
 
 from mooring.agent.backoff import Backoff
 from mooring.agent.identity import BadIdentity, Identity, check_urls
+from mooring.agent.servertime import ServerTime, Verdict
 from mooring.lib import logging
 from mooring.lib.clock import Clock
 from mooring.lib.ids import new_id
@@ -65,7 +66,7 @@ class Dialer:
         self._context = client_context(identity.ca_pem)
         self._on_open = on_open
         self._renew = renew
-        self._clock = clock
+        self._time = ServerTime(clock)
         self._hello = Hello(instance=new_id("a"), version=VERSION, window=WINDOW, max_streams=max_streams)
         self._links: dict[str, _Link] = {}
         self._renewing = asyncio.Lock()
@@ -108,7 +109,7 @@ class Dialer:
 
     def credentials(self) -> tuple[str, ssl.SSLContext]:
         """A fresh JWT, and whom to trust."""
-        return self._identity.sign(self._clock.now()).reveal(), self._context
+        return self._identity.sign(self._time.now()).reveal(), self._context
 
     def new_session(self, url: str) -> Session:
         """A session that is not connected yet."""
@@ -149,6 +150,11 @@ class Dialer:
             self._identity = renewed
             self.start()
             return True
+
+    def clock_off(self, date: float | None) -> str:
+        """Why a JWT was refused, if the server's Date (Unix seconds) says that it was the clock's fault; else empty."""
+        verdict = Verdict.FINE if date is None else self._time.learn(date)
+        return "" if verdict is Verdict.FINE else verdict.value
 
     def failed(self, url: str, reason: str, delay: float) -> None:
         """A link could not connect, or its session ended."""
@@ -249,8 +255,11 @@ class _Link:
         except ConnectFailed as error:
             if error.status == CONFLICT:
                 return await self._again(error.reason)
-            if error.status in KEY_REFUSED and await self._dialer.key_refused():
-                return f"{error.reason}; registered anew", 0.0
+            if error.status in KEY_REFUSED:
+                if off := self._dialer.clock_off(error.date):
+                    return f"{off} ({error.reason})", None
+                if await self._dialer.key_refused():
+                    return f"{error.reason}; registered anew", 0.0
             return error.reason, None
         except SessionClosed as error:
             return session.close_reason or error.reason, None

@@ -160,7 +160,8 @@ class Worker:
             raise ConfigError(f"the server's certificate cannot be used: {error}", "run: mooring doctor") from None
 
     def _open_audit(self) -> Audit:
-        audit = Audit(self.config.audit_path, required=self.config.audit.required)
+        config = self.config
+        audit = Audit(config.audit_path, required=config.audit.required, spool=config.run_dir / "audit")
         try:
             audit.start()
         except OSError as error:

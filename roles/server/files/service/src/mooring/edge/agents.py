@@ -14,6 +14,7 @@ import asyncio
 import math
 import re
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
 from mooring.authn.agents import AgentIdentity, AgentRefused, AgentVerifier
@@ -135,9 +136,11 @@ class AgentRoute:
             _log.warning("agent refused", cause=error.cause, reason=error.reason, cluster_id=error.cluster_id)
             if error.cluster_id is not None:
                 self._note_refused(error.cluster_id, error.reason)
+            # RFC 9110 section 6.6.1. An agent whose clock is off sees by how much.
+            date = (b"Date", formatdate(self._clock.now(), usegmt=True).encode("ascii"))
             if error.cause in ("malformed", "signature"):
-                raise unauthorized(str(error)) from None
-            raise Refused(403, str(error)) from None
+                raise unauthorized(str(error), date) from None
+            raise Refused(403, str(error), headers=[date]) from None
         if self._instance and self._instance in _listed(headers, HELD):
             raise Refused(409, f"the agent has a session with {self._instance.decode()} already")
         return identity

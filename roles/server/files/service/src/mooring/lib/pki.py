@@ -25,7 +25,7 @@ from mooring.lib.secrets import Secret
 CA_DAYS: Final = 3650
 SERVER_DAYS: Final = 397  # the longest life that clients accept from public CAs, kept for our own too
 RENEW_DAYS: Final = 30  # a certificate that ends sooner is renewed, or warned about
-_BACKDATE: Final = timedelta(minutes=5)  # for clocks that are a little behind ours
+_BACKDATE: Final = timedelta(hours=1)  # for clocks that are behind ours: a node without NTP must be able to join
 
 
 class CertificateError(MooringError):

@@ -58,9 +58,9 @@ def at_bound(name: str, message: str, *, retry_after: int | None = 1) -> Refused
     return Refused(bounds.met(name).code, message, retry_after=retry_after)
 
 
-def unauthorized(message: str) -> Refused:
-    """A 401 with the challenge that RFC 6750 section 3 asks for."""
-    return Refused(401, message, headers=[(b"WWW-Authenticate", b'Bearer realm="mooring"')])
+def unauthorized(message: str, *headers: tuple[bytes, bytes]) -> Refused:
+    """A 401 with the challenge that RFC 6750 section 3 asks for, and further headers."""
+    return Refused(401, message, headers=[(b"WWW-Authenticate", b'Bearer realm="mooring"'), *headers])
 
 
 def send(client: Client, code: int, body: bytes, content_type: bytes, headers: Headers | None = None) -> None:

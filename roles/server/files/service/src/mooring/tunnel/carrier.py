@@ -18,6 +18,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -54,11 +55,13 @@ _picows_log.setLevel(std_logging.WARNING)
 
 
 class ConnectFailed(MooringError):
-    """No session came about. `status` is the HTTP status of a server that answered but refused, else None."""
+    """No session came about. `status` is the HTTP status of a server that answered but refused, else None; `date` is
+    the time that it put into its answer (RFC 9110 section 6.6.1), in Unix seconds, if it did."""
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
+    def __init__(self, reason: str, status: int | None = None, date: float | None = None) -> None:
         super().__init__(reason)
         self.status = status
+        self.date = date
 
 
 class _Buffer:
@@ -403,9 +406,21 @@ def _explain(exc: BaseException) -> ConnectFailed | None:
         status = int(exc.response.status) if exc.response is not None else None
         body = (exc.raw_body or b"")[:500].decode("utf-8", "replace").strip()
         text = "".join(char if char.isprintable() else " " for char in body)
-        return ConnectFailed(f"refused with status {status}: {text}" if status else "not a WebSocket server", status)
+        if status is None or exc.response is None:
+            return ConnectFailed("not a WebSocket server")
+        return ConnectFailed(f"refused with status {status}: {text}", status, _date(exc.response.headers.get("Date")))
     if isinstance(exc, ssl.SSLCertVerificationError):
         return ConnectFailed(f"the server's certificate is not trusted: {exc.verify_message}")
     if isinstance(exc, OSError):
         return ConnectFailed(f"cannot connect: {exc.strerror or exc}")
     return None
+
+
+def _date(text: str | None) -> float | None:
+    """An HTTP date in Unix seconds; None if it is not one."""
+    if text is None or len(text) > 64:
+        return None
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
