@@ -345,3 +345,48 @@ def test_read_ahead_is_a_bound_that_shells_can_keep() -> None:
     reader.feed(head())
     reader.feed(b"x" * READ_AHEAD)
     assert reader.backlog >= READ_AHEAD
+
+
+def test_same_header_lines_again_are_the_same_request_with_another_line() -> None:
+    lines = b"Host: a\r\nAuthorization: Bearer x\r\nContent-Length: 3\r\n\r\n"
+    reader = RequestReader()
+    requests = []
+    for line in (b"POST /one HTTP/1.1\r\n", b"PUT /two?a=b HTTP/1.1\r\n"):
+        events = reader.feed(line + lines + b"abc")
+        requests.append(events[0])
+        assert [type(event) for event in events] == [Request, Body, End]
+        assert not reader.resume()
+    first, second = requests
+    assert isinstance(first, Request)
+    assert isinstance(second, Request)
+    assert (second.head.method, second.head.target, second.length) == (b"PUT", b"/two?a=b", 3)
+    assert second.head.headers == first.head.headers
+    assert second.notes is first.notes
+    other = reader.feed(b"GET / HTTP/1.1\r\nHost: b\r\n\r\n")[0]
+    assert isinstance(other, Request)
+    assert other.notes is not first.notes
+    assert other.head.headers == [(b"Host", b"b")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"GET /a b HTTP/1.1", b"GET http://a/ HTTP/1.1", b"GET /\x00 HTTP/1.1", b"GET /#x HTTP/1.1", b"TRACE / HTTP/1.1",
+     b"GET / HTTP/1.0", b" GET / HTTP/1.1", b"GET / HTTP/1.1\n", b"GET /\r HTTP/1.1"],
+)  # fmt: skip
+def test_known_header_lines_do_not_let_a_bad_request_line_through(line: bytes) -> None:
+    lines = b"\r\nHost: a\r\n\r\n"
+    reader = RequestReader()
+    reader.feed(b"GET / HTTP/1.1" + lines)
+    reader.resume()
+    with pytest.raises(BadMessage):
+        reader.feed(line + lines)
+
+
+def test_known_header_lines_do_not_lift_the_bound_of_a_head() -> None:
+    lines = b" HTTP/1.1\r\nHost: a\r\n\r\n"
+    reader = RequestReader(head_max=200)
+    reader.feed(b"GET /" + lines)
+    reader.resume()
+    with pytest.raises(BadMessage) as caught:
+        reader.feed(b"GET /" + b"a" * 200 + lines)
+    assert caught.value.status == 431

@@ -77,6 +77,18 @@ class ClusterView:
     ever_connected: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A bearer token as it was shown, read: None when it has not the form of one of ours. It proves nothing yet."""
+
+    token: tokens.ParsedToken | None
+
+
+def present(bearer: str) -> Presented:
+    """Read a bearer token, so that showing it again costs no more hashing."""
+    return Presented(tokens.parse(bearer, "mrg"))
+
+
 class Index:
     """The identities, memberships and clusters of this server. One event loop uses it; nothing in it waits."""
 
@@ -88,15 +100,16 @@ class Index:
         self._ids: dict[str, str] = {}  # cluster name -> id
         self._members: dict[str, Members] = {}
         self._identities: dict[str, Identity] = {}  # token id -> what it proves; emptied when a fact behind it changes
+        self._views: dict[str, tuple[Cluster, ClusterView]] = {}  # cluster id -> view, and what it is a view of
         self._used: dict[str, float] = {}
         self._subscribers: list[Callable[[Change], None]] = []
         self._log = logging.get("mooring.authn")
 
     # --- asked by the data path -------------------------------------------------------------------------------------
 
-    def authenticate(self, bearer: str, now: float) -> Identity:
+    def authenticate(self, bearer: str | Presented, now: float) -> Identity:
         """The identity that a bearer token proves at the time `now` (Unix seconds). Raises Unauthenticated."""
-        parsed = tokens.parse(bearer, "mrg")
+        parsed = (present(bearer) if isinstance(bearer, str) else bearer).token
         if parsed is None:
             raise Unauthenticated("malformed", "the bearer token is not a Mooring token")
         token = self._tokens.get(parsed.id)
@@ -131,7 +144,12 @@ class Index:
     def cluster(self, ref: str) -> ClusterView | None:
         """A cluster by id or by name."""
         cluster = self._clusters.get(ref) or self._clusters.get(self._ids.get(ref, ""))
-        return None if cluster is None else _view(cluster)
+        if cluster is None:
+            return None
+        seen = self._views.get(cluster.id)
+        if seen is None or seen[0] is not cluster:
+            seen = self._views[cluster.id] = (cluster, _view(cluster))
+        return seen[1]
 
     def clusters(self) -> list[ClusterView]:
         """All clusters in the order of their names."""
@@ -296,6 +314,7 @@ class Index:
                     changes.append(AgentKeyChanged(cluster_id))
             elif before is not None:
                 del self._clusters[cluster_id]
+                self._views.pop(cluster_id, None)
                 self._members.pop(cluster_id, None)
                 for token in [t for t in self._tokens.values() if t.cluster_id == cluster_id]:
                     self._drop_token(token.id)

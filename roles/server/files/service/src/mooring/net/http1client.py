@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from mooring.lib.tasks import Supervisor
+from mooring.net.deadlines import Deadlines
 from mooring.net.http1connection import Connection, UpstreamRequest, UpstreamSink
 from mooring.net.sockets import Connector
 from mooring.net.tls import explain
@@ -31,8 +32,9 @@ class PoolLimits:
 
     max_connections: int = 1024
     """Connections in use or being dialled; a watch holds one for as long as it runs."""
-    max_idle: int = 64
-    """Free connections kept for the next request."""
+    max_idle: int = 256
+    """Free connections kept for the next request. Fewer than there are clients would mean a TLS handshake for every
+    request above it."""
     idle_timeout: float = 60.0
     """How long a free connection is kept; kube-apiserver closes them after 90 s."""
     connect_timeout: float = 10.0
@@ -47,6 +49,8 @@ class Http1Pool:
     def __init__(self, connect: Connector, *, name: str, limits: PoolLimits | None = None) -> None:
         self.name = name
         self.limits = limits or PoolLimits()
+        self.deadlines = Deadlines()
+        """For the heads of responses; used by the requests."""
         self._connect = connect
         self._tasks = Supervisor(f"pool/{name}")
         self._idle: deque[Connection] = deque()
@@ -169,4 +173,5 @@ class Http1Pool:
         requests = [c.request for c in self._connections if c.request is not None]
         for request in [*requests, *self._dialling]:
             request.shut_down()
+        self.deadlines.clear()
         await self._tasks.aclose()

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from mooring.wire.frames import Code
 from mooring.wire.headers import (
+    CODING,
+    CONNECTION,
+    LENGTH,
     BadMessage,
     RequestHead,
     ResponseHead,
     connection_tokens,
     get,
-    get_all,
+    role,
     serialize_request,
 )
 from mooring.wire.http1_response import LAST_CHUNK, Body, Response, ResponseReader, encode_chunk
@@ -66,18 +69,39 @@ class UpstreamSink(Protocol):
 class UpstreamRequest:
     """A request under way. Made by `Http1Pool.request`."""
 
+    __slots__ = (
+        "_blocked",
+        "_closed",
+        "_connecting",
+        "_connection",
+        "_head",
+        "_head_timeout",
+        "_left",
+        "_out",
+        "_outstanding",
+        "_peer_ended",
+        "_pending",
+        "_pending_size",
+        "_pool",
+        "_raw",
+        "_reader",
+        "_upgrade",
+        "_waiting",
+        "repeatable",
+        "sink",
+    )
+
     def __init__(self, pool: Http1Pool, head: RequestHead, sink: UpstreamSink, head_timeout: float | None) -> None:
         self.sink = sink
         self.repeatable = False
         self._pool = pool
         self._head = serialize_request(head)
         self._head_timeout = head_timeout
-        self._timer: asyncio.TimerHandle | None = None
+        self._waiting = False
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
-        self._upgrade = b"upgrade" in connection_tokens(head.headers) and get(head.headers, b"upgrade") is not None
-        self._out, self._left = _body_kind(head, self._upgrade)
+        self._upgrade, self._out, self._left = _framing(head)
         self.repeatable = head.method in _REPEATABLE and self._out == "ended"
         self._reader = ResponseReader(head.method, upgrade=self._upgrade)
         self._raw = False
@@ -301,10 +325,13 @@ class UpstreamRequest:
             connection.release(reusable)
 
     def _wait_for_head(self) -> None:
-        if self._head_timeout is not None and self._timer is None and not self._reader.complete:
-            self._timer = asyncio.get_running_loop().call_later(self._head_timeout, self._head_late)
+        if self._head_timeout is not None and not self._waiting and not self._reader.complete:
+            self._waiting = True
+            self._pool.deadlines.add(self._head_timeout, self)
 
-    def _head_late(self) -> None:
+    def late(self) -> None:
+        """No head of a response in time."""
+        self._waiting = False
         self._fail(Code.TIMEOUT, f"no response within {self._head_timeout:g} s")
 
     def write_late(self) -> None:
@@ -328,13 +355,25 @@ class UpstreamRequest:
         self._stop_timer()
 
     def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._waiting and self._head_timeout is not None:
+            self._waiting = False
+            self._pool.deadlines.drop(self._head_timeout, self)
 
 
 class Connection(asyncio.Protocol):
     """A connection of a pool: free, or running one request."""
+
+    __slots__ = (
+        "_pool",
+        "_reading",
+        "_transport",
+        "_write_timeout",
+        "_write_timer",
+        "blocked",
+        "idle_since",
+        "request",
+        "reused",
+    )
 
     def __init__(self, pool: Http1Pool, write_timeout: float) -> None:
         self.blocked = False
@@ -450,10 +489,22 @@ class Connection(asyncio.Protocol):
             self._write_timer = None
 
 
-def _body_kind(head: RequestHead, upgrade: bool) -> tuple[Literal["ended", "length", "chunked", "upgrade", "raw"], int]:
-    """How the body that `head` declares is framed. Raises ValueError for a head that declares it in no clear way."""
-    codings = get_all(head.headers, b"transfer-encoding")
-    lengths = get_all(head.headers, b"content-length")
+def _framing(head: RequestHead) -> tuple[bool, Literal["ended", "length", "chunked", "upgrade", "raw"], int]:
+    """Whether `head` asks for an upgrade, how the body that it declares is framed, and a declared length.
+
+    Raises ValueError for a head that declares it in no clear way.
+    """
+    codings: list[bytes] = []
+    lengths: list[bytes] = []
+    connection = False
+    for name, value in head.headers:
+        what = role(name)
+        if what == LENGTH:
+            lengths.append(value)
+        elif what == CODING:
+            codings.append(value)
+        elif what == CONNECTION:
+            connection = True
     if len(codings) + len(lengths) > 1:
         raise ValueError("the request declares its length twice")
     if codings and codings[0].lower() != b"chunked":
@@ -461,10 +512,10 @@ def _body_kind(head: RequestHead, upgrade: bool) -> tuple[Literal["ended", "leng
     if lengths and not (lengths[0].isdigit() and len(lengths[0]) <= 18):
         raise ValueError("malformed Content-Length")
     length = int(lengths[0]) if lengths else 0
-    if upgrade:
+    if connection and b"upgrade" in connection_tokens(head.headers) and get(head.headers, b"upgrade") is not None:
         if codings or length:
             raise ValueError("a request to upgrade has a body")
-        return "upgrade", 0
+        return True, "upgrade", 0
     if codings:
-        return "chunked", 0
-    return ("length", length) if length else ("ended", 0)
+        return False, "chunked", 0
+    return (False, "length", length) if length else (False, "ended", 0)

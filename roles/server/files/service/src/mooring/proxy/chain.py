@@ -22,7 +22,7 @@ from typing import Final
 from prometheus_client import Counter
 
 from mooring.authn.identity import Identity
-from mooring.authn.index import ClusterView, Index, Unauthenticated
+from mooring.authn.index import ClusterView, Index, Presented, Unauthenticated, present
 from mooring.lib import metrics
 from mooring.lib.clock import Clock, rfc3339
 from mooring.lib.config import LimitsSection
@@ -38,7 +38,7 @@ from mooring.proxy.requestinfo import long_running, printable, request_info
 from mooring.tunnel.stream import pack_open
 from mooring.wire.frames import LocalError
 from mooring.wire.headers import Headers, RequestHead, get, get_all, serialize_request
-from mooring.wire.http1_request import Request
+from mooring.wire.http1_request import Notes, Request, once
 
 PREFIX: Final = b"/k8s/clusters/"
 TARGET: Final = "apiserver"
@@ -102,10 +102,10 @@ class Chain:
         head = request.head
         ask: Ask | None = None
         try:
-            kept, impersonates = sanitise(head.headers)
-            identity = self.authenticate(head.headers)
+            kept, impersonates = once(request.notes, sanitise, head.headers)
+            identity = self.authenticate(head.headers, request.notes)
             cluster, target = self.route(head.target)
-            ask = self._ask(identity, cluster, head, target, request.upgrade)
+            ask = self._ask(identity, cluster, request, target)
             self.authorise(ask, impersonates, head.headers)
             self.bound(ask, client)
             ours = self._impersonator.headers(identity, client.request_id)
@@ -124,14 +124,13 @@ class Chain:
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
-    def authenticate(self, headers: Headers) -> Identity:
-        """The identity behind the bearer token. Raises Refused: 401, or 503 when nobody can tell who may."""
-        values = get_all(headers, b"authorization")
-        if not values:
+    def authenticate(self, headers: Headers, notes: Notes | None = None) -> Identity:
+        """The identity behind the bearer token, now. Raises Refused: 401, or 503 when nobody can tell who may."""
+        shown = once({} if notes is None else notes, _shown, headers)
+        if shown == "missing":
             metrics.AUTH_FAILURES.labels("missing").inc()
             raise unauthorized("no bearer token; log in with 'mooring login' or use a kubeconfig of this server")
-        match = _BEARER.fullmatch(values[0])
-        if match is None or len(values) > 1:
+        if shown == "malformed":
             metrics.AUTH_FAILURES.labels("malformed").inc()
             raise unauthorized("the Authorization header does not hold one bearer token")
         stale = self._stale()
@@ -139,7 +138,7 @@ class Chain:
             raise Refused(503, stale, retry_after=5)
         now = self.clock.now()
         try:
-            identity = self.index.authenticate(match[1].decode("ascii"), now)
+            identity = self.index.authenticate(shown, now)
         except Unauthenticated as error:
             metrics.AUTH_FAILURES.labels(error.cause).inc()
             raise unauthorized(str(error)) from None
@@ -235,7 +234,8 @@ class Chain:
             counter = self._counters[code] = metrics.HTTP_REQUESTS.labels("proxy", str(code))
         counter.inc()
 
-    def _ask(self, identity: Identity, cluster: ClusterView, head: RequestHead, target: bytes, upgrades: bool) -> Ask:
+    def _ask(self, identity: Identity, cluster: ClusterView, request: Request, target: bytes) -> Ask:
+        head = request.head
         text = target.decode("ascii")
         info = request_info(head.method.decode("ascii"), text)
         return Ask(
@@ -243,9 +243,24 @@ class Chain:
             cluster=cluster,
             info=info,
             long=long_running(info, text),
-            upgrade=upgrade.protocol(head.headers) if upgrades else b"",
+            upgrade=upgrade.protocol(head.headers) if request.upgrade else b"",
             prefix=f"/k8s/clusters/{cluster.name}",
-            user_agent=printable((get(head.headers, b"user-agent") or b"")[:256].decode("utf-8", "replace")),
+            user_agent=once(request.notes, _user_agent, head.headers),
             started=self.clock.now(),
             started_monotonic=self.clock.monotonic(),
         )
+
+
+def _shown(headers: Headers) -> Presented | str:
+    """The token that a request shows, or what is wrong: missing, malformed."""
+    values = get_all(headers, b"authorization")
+    if not values:
+        return "missing"
+    match = _BEARER.fullmatch(values[0])
+    if match is None or len(values) > 1:
+        return "malformed"
+    return present(match[1].decode("ascii"))
+
+
+def _user_agent(headers: Headers) -> str:
+    return printable((get(headers, b"user-agent") or b"")[:256].decode("utf-8", "replace"))

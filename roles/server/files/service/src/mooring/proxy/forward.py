@@ -60,9 +60,11 @@ _CACHE_MAX: Final = 1024
 _dropped: dict[bytes, bool] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
-    """What the chain found out about a request, for the exchange and its audit record. `started` is in Unix seconds."""
+    """What the chain found out about a request, for the exchange and its audit record. `started` is in Unix seconds.
+
+    Nobody changes one; it is not frozen because that would cost a call per field and request."""
 
     identity: Identity
     cluster: ClusterView
@@ -337,7 +339,8 @@ def _only_reads(payload: bytes) -> bool:
 
 def response_headers(headers: Headers) -> Headers:
     """The headers of a cluster's response that a client may see."""
-    named = connection_tokens(headers) - {b"content-length"}
+    named = connection_tokens(headers)
+    named.discard(b"content-length")
     kept: Headers = []
     html = False
     for pair in headers:

@@ -177,7 +177,7 @@ class _Connection(WSListener):
             return
         kind = frame.msg_type
         if kind == WSMsgType.BINARY and frame.fin and not (frame.rsv1 or frame.rsv2 or frame.rsv3):
-            self.session.frame_received(frame.get_payload_as_memoryview(), frame.last_in_buffer)
+            self.session.frame_received(frame.get_payload_as_memoryview(), bool(frame.last_in_buffer))
             return
         if kind == WSMsgType.PING:
             if not self._paused:  # whoever does not read gets no answers to keep for him

@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
-PROTOCOL = "mooring-tunnel/1"
+from mooring.wire.hello import PROTOCOL
+from mooring.wire.hello import Hello as Hello  # users of frames need it
+
 SUBPROTOCOL = "mooring-tunnel.1"  # the same name as a WebSocket subprotocol, where "/" is not a token character
 
 HEADER = struct.Struct("!BBI")  # type, flags, stream id
@@ -99,24 +101,6 @@ class RemoteError(TunnelProtocolError):
         super().__init__(f"{code.name}: {message}")
         self.code = code
         self.message = message
-
-
-class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """What a side says of itself in its first frame.
-
-    `instance` names the process, so that an agent can tell two servers behind one address apart. `window` is the
-    credit in bytes that every stream begins with, towards the sender of this HELLO. `max_streams` is how many streams
-    the peer may hold open at the sender of this HELLO. `peers` are the tunnel URLs of other servers; `instances` are
-    the names of all processes that share the URL which led here, this one included.
-    """
-
-    protocol: str = PROTOCOL
-    instance: str
-    version: str
-    window: int = 256 * 1024
-    max_streams: int = 1024
-    peers: list[str] = msgspec.field(default_factory=list)
-    instances: list[str] = msgspec.field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -35,6 +35,14 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that speak of one connection only (RFC 9110 section 7.6.1; `Keep-Alive`, `Proxy-Connection` are older)."""
 
+PLAIN, LENGTH, CODING, CONNECTION, HOP = range(5)
+"""What a header is to the message that it is part of (see `role`)."""
+_NEVER_NAMED = frozenset((b"content-length", b"host"))
+_ROLES = {b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION}
+_CACHE_MAX = 1024
+_CACHED_NAME_MAX = 64
+_roles: dict[bytes, int] = {}
+
 # Sets of allowed bytes; `data.translate(None, SET)` deletes them at C speed and leaves what is not allowed.
 _TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TARGET_BYTES = bytes(range(0x21, 0x7F))
@@ -113,11 +121,23 @@ def get_all(headers: Headers, name: bytes) -> list[bytes]:
     return [value for key, value in headers if key.lower() == name]
 
 
+def role(name: bytes) -> int:
+    """Whether a header of this name (any case) is the length, the coding, the connection's, another hop-by-hop one, or
+    PLAIN. Spellings are kept, up to a bound, so that a pass over a head costs one look-up per header."""
+    known = _roles.get(name)
+    if known is None:
+        plain = name.lower()
+        known = _ROLES.get(plain, HOP if plain in HOP_BY_HOP else PLAIN)
+        if len(_roles) < _CACHE_MAX and len(name) <= _CACHED_NAME_MAX:
+            _roles[name] = known
+    return known
+
+
 def connection_tokens(headers: Headers) -> set[bytes]:
     """The options of every `Connection` header, in lower case."""
     tokens: set[bytes] = set()
     for key, value in headers:
-        if len(key) == 10 and key.lower() == b"connection":
+        if len(key) == 10 and role(key) == CONNECTION:
             tokens.update(token.strip(b" \t").lower() for token in value.split(b","))
     tokens.discard(b"")
     return tokens
@@ -129,32 +149,39 @@ def strip_hop_by_hop(headers: Headers) -> Headers:
     `Content-Length` and `Host` are kept also when named in `Connection`: a peer must not be able to take the framing or
     the address off a message by naming them.
     """
-    drop = HOP_BY_HOP | (connection_tokens(headers) - {b"content-length", b"host"})
-    return [pair for pair in headers if pair[0].lower() not in drop]
+    kept = [pair for pair in headers if role(pair[0]) <= LENGTH]
+    named = connection_tokens(headers)
+    if named:
+        drop = named - _NEVER_NAMED
+        kept = [pair for pair in kept if pair[0].lower() not in drop]
+    return kept
 
 
-def serialize_request(head: RequestHead) -> bytes:
-    """The head as bytes, with the empty line.
+def serialize_request(head: RequestHead, ready: bytes = b"") -> bytes:
+    """The head as bytes, with the empty line. `ready`: more header lines, from `header_lines`.
 
     Raises ValueError when a part holds a line break or another control character: that is our bug, never sent.
     """
-    return _serialize(b"%b %b HTTP/1.1" % (head.method, head.target), head.headers)
+    return _lines(b"%b %b HTTP/1.1\r\n" % (head.method, head.target), head.headers) + ready + b"\r\n"
 
 
 def serialize_response(head: ResponseHead) -> bytes:
     """The head as bytes, with the empty line. Raises ValueError as `serialize_request` does."""
-    return _serialize(b"HTTP/1.1 %d %b" % (head.status, head.reason), head.headers)
+    return _lines(b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason), head.headers) + b"\r\n"
 
 
-def _serialize(first: bytes, headers: Headers) -> bytes:
-    lines = [first]
-    lines += [b"%b: %b" % pair for pair in headers]
-    data = b"\r\n".join(lines)
+def header_lines(headers: Headers) -> bytes:
+    """The headers as bytes, each line with its end. Raises ValueError as `serialize_request` does."""
+    return _lines(b"", headers)
+
+
+def _lines(first: bytes, headers: Headers) -> bytes:
+    data = first + b"".join([b"%b: %b\r\n" % pair for pair in headers])
     # One look over the whole head instead of one per value: as many line ends as we wrote, and no control characters.
-    breaks = len(headers)
+    breaks = len(headers) + (1 if first else 0)
     if data.count(b"\n") != breaks or data.count(b"\r") != breaks or data.translate(None, _HEAD_BYTES):
         raise ValueError("control character in a message head")
-    return data + b"\r\n\r\n"
+    return data
 
 
 def parse_request_head(data: bytes) -> RequestHead:

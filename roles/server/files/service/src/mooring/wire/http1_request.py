@@ -14,8 +14,9 @@ Sources: RFC 9112 (sections 2.2, 3.2, 6, 7.1, 9.6), RFC 9110 (sections 7.8, 10.1
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
 
 import httptools
 
@@ -37,17 +38,25 @@ UPGRADES: Final = frozenset((b"websocket", b"spdy/3.1"))
 READ_AHEAD: Final = 64 * 1024
 """Bytes kept of what follows a request; the shell stops reading the socket at this mark (see `backlog`)."""
 
+_REMEMBER_MAX: Final = 4 * 1024
+"""Bytes of header lines that a connection remembers for the next request."""
+
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _CHUNK_LINE_MAX = 17  # 15 digits and CRLF
 
 BodyKind = Literal["none", "length", "chunked"]
+Notes = dict[Any, Any]
+Found = TypeVar("Found")
 
 
 @dataclass(slots=True)
 class Request:
-    """A request head and what follows it. `length` is in bytes and counts only when `body` is "length"."""
+    """A request head and what follows it. `length` is in bytes and counts only when `body` is "length".
+
+    `notes` is shared by the requests of a connection whose header lines are the same, byte for byte; see `once`.
+    """
 
     head: RequestHead
     upgrade: bool
@@ -55,6 +64,18 @@ class Request:
     keep_alive: bool
     body: BodyKind
     length: int
+    notes: Notes = field(default_factory=dict)
+
+
+def once(notes: Notes, find: Callable[[Headers], Found], headers: Headers) -> Found:
+    """What `find` makes of these headers, worked out for the first of the requests that share the notes only.
+
+    `find` must be a pure function of the headers: no identity, time or state may go into its answer.
+    """
+    found: Found | None = notes.get(find)
+    if found is None:
+        found = notes[find] = find(headers)
+    return found
 
 
 @dataclass(slots=True)
@@ -82,6 +103,8 @@ class RequestReader:
         "_decoder",
         "_head_max",
         "_headers_max",
+        "_known",
+        "_known_lines",
         "_left",
         "_parser",
         "_scanned",
@@ -100,6 +123,8 @@ class RequestReader:
         self._decoder = ChunkedDecoder()
         self._sink = _Sink()
         self._parser: httptools.HttpRequestParser | None = None
+        self._known_lines = b""
+        self._known: Request | None = None
         self.raw_head = b""
         """The bytes of the last head as they came; only for handing a connection over to another parser."""
 
@@ -169,17 +194,15 @@ class RequestReader:
         return None
 
     def _begin(self, raw: bytes) -> list[Event]:
-        check_head(raw, head_max=self._head_max)
-        lines = raw.count(b"\r\n") - 2
-        if lines > self._headers_max:
-            raise BadMessage(431, f"more than {self._headers_max} headers")
-        method, target = _request_line(raw[: raw.index(b"\r\n")])
-        headers = self._split(raw, target, lines)
-        request = _understand(RequestHead(method, target, headers))
-        if self._sink.complete is not (request.body == "none"):
-            raise BadMessage(400, "ambiguous framing")
-        if request.body != "none" or self._sink.upgraded:
-            self._parser = None  # llhttp now expects a body or another protocol; the next head takes a new one
+        first = raw.index(b"\r\n")
+        known = self._known
+        # Clients send the same header lines with each request. What was read once, by both parsers, holds again for
+        # the same bytes; only the request line is new.
+        if known is not None and raw[first:] == self._known_lines and len(raw) <= self._head_max:
+            method, target = _request_line(raw[:first])
+            request = _again(known, method, target)
+        else:
+            request = self._understood(raw, first)
         self.raw_head = raw
         if request.upgrade:
             self._state = "raw"
@@ -201,6 +224,22 @@ class RequestReader:
             if rest:
                 events += self._read_chunked()
         return events
+
+    def _understood(self, raw: bytes, first: int) -> Request:
+        check_head(raw, head_max=self._head_max)
+        lines = raw.count(b"\r\n") - 2
+        if lines > self._headers_max:
+            raise BadMessage(431, f"more than {self._headers_max} headers")
+        method, target = _request_line(raw[:first])
+        headers = self._split(raw, target, lines)
+        request = _understand(RequestHead(method, target, headers))
+        if self._sink.complete is not (request.body == "none"):
+            raise BadMessage(400, "ambiguous framing")
+        if request.body != "none" or self._sink.upgraded:
+            self._parser = None  # llhttp now expects a body or another protocol; the next head takes a new one
+        if len(raw) - first <= _REMEMBER_MAX:
+            self._known_lines, self._known = raw[first:], request
+        return request
 
     def _split(self, raw: bytes, target: bytes, lines: int) -> Headers:
         sink = self._sink
@@ -393,6 +432,19 @@ def _understand(head: RequestHead) -> Request:
         keep_alive=b"close" not in options,
         body=body,
         length=length,
+    )
+
+
+def _again(known: Request, method: bytes, target: bytes) -> Request:
+    """Another request with the header lines of one that is known."""
+    return Request(
+        RequestHead(method, target, known.head.headers),
+        known.upgrade,
+        known.expect_continue,
+        known.keep_alive,
+        known.body,
+        known.length,
+        known.notes,
     )
 
 

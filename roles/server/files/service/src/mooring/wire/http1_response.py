@@ -17,7 +17,16 @@ from typing import Literal, TypeAlias
 
 import httptools
 
-from mooring.wire.headers import MAX_HEAD, BadMessage, ResponseHead, connection_tokens, get_all, parse_response_head
+from mooring.wire.headers import (
+    CODING,
+    LENGTH,
+    MAX_HEAD,
+    BadMessage,
+    ResponseHead,
+    connection_tokens,
+    parse_response_head,
+    role,
+)
 
 BodyKind: TypeAlias = Literal["none", "length", "chunked", "close", "raw"]
 """How the body ends: there is none, by Content-Length, by chunks, when the peer closes; `raw` after a 101."""
@@ -145,6 +154,11 @@ class ResponseReader:
     def _feed_head(self, data: bytes, events: list[Event]) -> bytes:
         """Takes what belongs to the head; gives back the rest."""
         seen = len(self._head)
+        if not seen:  # nearly always the whole head is there at once
+            end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
+            if end >= 0:
+                self._begin(data[: end + 4], events)
+                return data[end + 4 :]
         self._head += data[: MAX_HEAD + 1 - seen]
         end = self._head.find(b"\r\n\r\n", max(0, seen - 3))
         if end < 0:
@@ -191,8 +205,15 @@ class ResponseReader:
 
     def _framing(self, head: ResponseHead, http_1_0: bool) -> tuple[BodyKind, int]:
         """RFC 9112 section 6.3, with every doubtful case refused instead of repaired."""
-        codings = get_all(head.headers, b"transfer-encoding")
-        lengths = get_all(head.headers, b"content-length")
+        codings: list[bytes] = []
+        lengths: list[bytes] = []
+        for name, value in head.headers:
+            what = role(name)
+            if what == LENGTH:
+                lengths.append(value)
+            elif what == CODING:
+                codings.append(value)
+        status = head.status
         if codings and lengths:
             raise BadMessage(502, "bad response: both Transfer-Encoding and Content-Length")
         if len(lengths) > 1:
@@ -201,9 +222,9 @@ class ResponseReader:
             raise BadMessage(502, "bad response: malformed Content-Length")
         if codings and (http_1_0 or len(codings) > 1 or codings[0].lower() != b"chunked"):
             raise BadMessage(502, "bad response: unknown Transfer-Encoding")
-        if codings and head.status < 200:
+        if codings and status < 200:
             raise BadMessage(502, "bad response: Transfer-Encoding in an informational response")
-        if self._method == b"HEAD" or head.status < 200 or head.status in (204, 304):
+        if self._method == b"HEAD" or status < 200 or status in (204, 304):
             return "none", 0
         if codings:
             return "chunked", 0

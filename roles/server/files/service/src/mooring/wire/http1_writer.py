@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mooring.wire.headers import Headers, ResponseHead, get_all, serialize_response
+from mooring.wire.headers import LENGTH, Headers, ResponseHead, role, serialize_response
 
 BODILESS = frozenset((204, 304))
 """Statuses whose responses never have a body (RFC 9110 section 6.4.1)."""
@@ -37,14 +37,14 @@ class ResponseWriter:
         """The bytes of the head. `fin`: no data will come. Raises FramingError for a Content-Length that is not one."""
         headers: Headers = list(head.headers)
         self._left = 0  # an earlier head may have been refused half-way
-        lengths = get_all(headers, b"content-length")
+        lengths = [value for name, value in headers if role(name) == LENGTH]
         if len(lengths) > 1 or (lengths and not (lengths[0].isdigit() and len(lengths[0]) <= 18)):
             raise FramingError("bad Content-Length in the response")
         if head.status in BODILESS or self._method == b"HEAD":
             # A body that comes all the same is not for this response; the length in the head speaks of a GET's.
             self._kind = "drop"
             if head.status == 204:
-                headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
+                headers = [pair for pair in headers if role(pair[0]) != LENGTH]
         elif lengths:
             self._kind = "length"
             self._left = int(lengths[0])
