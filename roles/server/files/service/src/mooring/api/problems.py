@@ -18,7 +18,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from mooring.authn.index import Unauthenticated
 from mooring.authn.passwords import Busy
-from mooring.lib import logging, metrics
+from mooring.lib import bounds, logging, metrics
 from mooring.lib.errors import MooringError
 from mooring.store.ports import StoreUnavailable, Taken
 
@@ -143,6 +143,7 @@ def _problem(error: Exception) -> Problem:
         case Taken():
             return conflict("taken", error.reason, field=error.field)
         case Busy():
+            bounds.met("passwords_waiting")
             return later(503, "busy", error.reason, error.retry_after)
         case StoreUnavailable():
             return later(503, "store_unavailable", error.reason, 5)

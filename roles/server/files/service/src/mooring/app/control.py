@@ -107,7 +107,7 @@ class Control:
         """The REST API, in uvicorn on a unix socket that only this user can reach."""
         config = self.config
         attempts = Bounds.from_settings(config).attempts
-        passwords = Passwords()
+        passwords = Passwords(max_waiting=attempts.max_passwords_waiting)
         self._ending.callback(passwords.close)
         services = Services(
             store=store,

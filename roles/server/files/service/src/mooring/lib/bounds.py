@@ -69,6 +69,7 @@ BOUNDS: Final = (
     Bound("streams_per_session", "tunnel.max_streams_per_session", 429),
     Bound("agent_handshakes", "attempts.agent_handshakes_per_address", 429),
     Bound("login_attempts", "attempts.login_free_per_user", 429),
+    Bound("passwords_waiting", "attempts.max_passwords_waiting", 503),
     Bound("join_attempts", "attempts.join_free_per_token", 429),
 )
 

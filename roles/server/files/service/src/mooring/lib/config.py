@@ -224,6 +224,9 @@ class AttemptsSection(_Section, frozen=True, kw_only=True):
     login_free_per_address: Annotated[
         Count, _doc("Wrong passwords from one address, of all users, that cost nothing; one is forgotten in 30 s.")
     ] = 20
+    max_passwords_waiting: Annotated[
+        Count, _doc("Passwords that wait to be checked; each takes 64 MiB and tens of milliseconds, two at a time.")
+    ] = 32
     join_free_per_token: Annotated[
         Count, _doc("Failed registrations with one join token from one address that cost nothing.")
     ] = 3
