@@ -20,12 +20,19 @@ from bench import builds, options, plot, results, table
 from bench.context import Bench
 from bench.options import OUT, Options
 from bench.processes import Failed
-from bench.scenarios import rates
+from bench.scenarios import beside, execs, idle, rates, soak, tunnels, watches
 from bench.upstream import Trust
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "rates": rates.run,
     "bulk": rates.run_bulk,
+    "beside": beside.run,
+    "exec": execs.run,
+    "tunnels": tunnels.run,
+    "reconnect": tunnels.run_reconnect,
+    "idle": idle.run,
+    "watches": watches.run,
+    "soak": soak.run,
 }
 QUICK = ("rates", "bulk")
 

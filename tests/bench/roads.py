@@ -76,16 +76,16 @@ def nginx(processes: Processes, folder: Path, upstream: Upstream) -> Road:
 
 def peer(
     processes: Processes, programs: Path, upstream: Upstream, *, address: str = "127.0.0.1",
-    at_server: tuple[str, ...] = (), at_agent: tuple[str, ...] = (),
+    inside: tuple[str, ...] = (),
 ) -> Road:  # fmt: skip
-    """The Go peer; `at_server` and `at_agent` are command prefixes that enter network namespaces."""
+    """The Go peer; `inside` is a command prefix that takes the agent into a network namespace."""
     environment = {f"PEER_{name}": secrets.token_urlsafe(32) for name in ("TOKEN", "SECRET", "BEARER")}
     port, trust = free_port("127.0.0.1"), upstream.trust
     words: list[str | Path] = [programs / "peer", "-ca", trust.ca, "-upstream", upstream.url]
     listen: list[str | Path] = ["-listen", f"{address}:{port}", "-cert", trust.pair.crt, "-key", trust.pair.key]
-    server = processes.start(f"peer-server-{port}", [*at_server, *words, *listen, "server"], env=environment)
+    server = processes.start(f"peer-server-{port}", [*words, *listen, "server"], env=environment)
     connect = f"wss://{address}:{port}/connect"
-    agent = processes.start(f"peer-agent-{port}", [*at_agent, *words, "-connect", connect, "agent"], env=environment)
+    agent = processes.start(f"peer-agent-{port}", [*inside, *words, "-connect", connect, "agent"], env=environment)
     return Road(
         name="peer", url=f"https://{address}:{port}/k8s/clusters/bench", token=environment["PEER_TOKEN"], ca=trust.ca,
         server=[server.pid], agent=[agent.pid],
@@ -94,7 +94,7 @@ def peer(
 
 @dataclass
 class Mooring(Server):
-    """A Mooring server of a build, with bounds raised for the bench, in a network namespace if `inside` says so."""
+    """A Mooring server of a build, with bounds raised for the bench."""
 
     def init(self) -> None:
         """Make its data and configuration."""
@@ -128,9 +128,11 @@ def has_workers(folder: Path) -> bool:
     return re.search(r"^(# )?workers = ", (folder / "data/mooring.toml").read_text(), re.MULTILINE) is not None
 
 
-def start_server(processes: Processes, folder: Path, build: Build, settings: Mapping[str, str] = {}) -> Mooring:
+def start_server(
+    processes: Processes, folder: Path, build: Build, settings: Mapping[str, str] = {}, address: str = "127.0.0.1"
+) -> Mooring:
     """Start a Mooring server in `folder`. Raises Failed."""
-    server = Mooring(folder, program=build.program, settings=dict(settings))
+    server = Mooring(folder, address, program=build.program, settings=dict(settings))
     try:
         server.init()
         processes.later(server.stop)
@@ -142,16 +144,13 @@ def start_server(processes: Processes, folder: Path, build: Build, settings: Map
 
 def start_agent(
     processes: Processes, server: Mooring, build: Build, upstream: Upstream, cluster: str = "bench",
-    *, reach: str = "", inside: tuple[str, ...] = (),
+    *, inside: tuple[str, ...] = (),
 ) -> int:  # fmt: skip
-    """Register a cluster, start its agent in front of an upstream, and wait until it is connected; returns the pid.
-
-    `reach` is where we reach the stub when that is not where the agent does.
-    """
+    """Register a cluster, start its agent in front of an upstream, and wait until it is connected; returns the pid."""
     namespace = f"mooring-{secrets.token_hex(4)}"
     try:
         server.mooring("cluster", "create", cluster)
-        upstream.put_secret(namespace, "mooring-join", server.join_values(cluster), reach)
+        upstream.put_secret(namespace, "mooring-join", server.join_values(cluster))
     except (AssertionError, OSError) as error:
         raise Failed(f"{build.name}: the cluster cannot be registered: {error}") from error
     kubeconfig = server.folder / f"{cluster}.kubeconfig"
@@ -176,12 +175,12 @@ def start_agent(
 
 def mooring(
     processes: Processes, folder: Path, build: Build, upstream: Upstream, *, name: str = "",
-    settings: Mapping[str, str] = {},
+    settings: Mapping[str, str] = {}, address: str = "127.0.0.1", inside: tuple[str, ...] = (),
 ) -> Road:  # fmt: skip
-    """A Mooring server and agent of a build."""
+    """A Mooring server and agent of a build; `inside` takes the agent into a network namespace."""
     name = name or build.name
-    server = start_server(processes, folder / name, build, settings)
-    agent = start_agent(processes, server, build, upstream)
+    server = start_server(processes, folder / name, build, settings, address)
+    agent = start_agent(processes, server, build, upstream, inside=inside)
     return Road(
         name=name, url=f"{server.url}/k8s/clusters/bench", token=server.admin_token, ca=server.ca,
         server=[server.pid], agent=[agent],

@@ -96,10 +96,10 @@ class Upstream:
         """Address and port."""
         return self.url.removeprefix("https://")
 
-    def put_secret(self, namespace: str, name: str, values: dict[str, str], url: str = "") -> None:
+    def put_secret(self, namespace: str, name: str, values: dict[str, str]) -> None:
         """Write a Secret of the stub. Raises OSError."""
         body = json.dumps({"metadata": {"name": name, "namespace": namespace}, "stringData": values}).encode()
-        target = f"{url or self.url}/api/v1/namespaces/{namespace}/secrets/{name}"
+        target = f"{self.url}/api/v1/namespaces/{namespace}/secrets/{name}"
         request = urllib.request.Request(target, data=body, method="PUT")
         with urllib.request.urlopen(request, context=self.trust.context(), timeout=30) as answer:
             answer.read()

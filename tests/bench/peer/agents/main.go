@@ -35,7 +35,7 @@ const (
 	hello, open, refused, goaway, ping, pong, message = 1, 2, 4, 9, 10, 11, 12
 	subprotocol                                       = "mooring-tunnel.1"
 	silence, dead                                     = 7500 * time.Millisecond, 15 * time.Second
-	first, most, steady                               = 500 * time.Millisecond, 30 * time.Second, 10 * time.Second
+	first, most                                       = 500 * time.Millisecond, 30 * time.Second
 )
 
 var (
@@ -43,8 +43,7 @@ var (
 	identities = flag.String("identities", "", "file: a line '<cluster id> <seed of the key, hex>' for each agent")
 	url        = flag.String("url", "", "wss:// address of the server")
 	audience   = flag.String("audience", "", "audience of the JWT")
-	atOnce     = flag.Int("at-once", 64, "handshakes under way at the same time, until all were connected once")
-	sessions   = flag.Int("sessions", 0, "sessions that each agent keeps; 0: one to each instance that HELLO names")
+	atOnce     = flag.Int("at-once", 64, "handshakes under way at the same time")
 	connected  atomic.Int64 // sessions
 	clusters   atomic.Int64 // agents with at least one session
 	dials      atomic.Int64
@@ -74,8 +73,8 @@ func main() {
 		if _, err := fmt.Sscanf(lines.Text(), "%s %x", &id, &seed); err != nil {
 			log.Fatal(err)
 		}
-		one := &agent{id: id, key: ed25519.NewKeyFromSeed([]byte(seed)), links: map[string]string{}}
-		one.want(*url)
+		one := &agent{id: id, key: ed25519.NewKeyFromSeed([]byte(seed)), held: map[string]bool{}, wake: make(chan struct{}, 1)}
+		go one.run()
 	}
 	report()
 }
@@ -91,40 +90,59 @@ func report() {
 	}
 }
 
-// agent is one cluster's agent; links holds the instance that each of its addresses led to.
+// agent is one cluster's agent. It holds a session to each instance of the server that HELLO lists (section 3).
 type agent struct {
-	id    string
-	key   ed25519.PrivateKey
-	lock  sync.Mutex
-	links map[string]string
-	live  int
+	id     string
+	key    ed25519.PrivateKey
+	lock   sync.Mutex
+	held   map[string]bool
+	listed []string
+	wake   chan struct{}
 }
 
-// want keeps a session to an address, if there is not one already.
-func (a *agent) want(address string) {
+// missing says whether to dial, and what a dial says of the sessions that there are.
+func (a *agent) missing() (bool, []string) {
 	a.lock.Lock()
 	defer a.lock.Unlock()
-	if _, known := a.links[address]; known || (*sessions > 0 && len(a.links) >= *sessions) {
-		return
+	held, missing := []string{}, len(a.held) == 0
+	for instance := range a.held {
+		held = append(held, instance)
 	}
-	a.links[address] = ""
-	go a.keep(address)
+	for _, instance := range a.listed {
+		missing = missing || !a.held[instance]
+	}
+	return missing, held
 }
 
-// keep dials for ever, with full jitter between 0.5 s and a limit that doubles up to 30 s (agent/backoff.py).
-func (a *agent) keep(address string) {
-	limit := 2 * first
+// run dials for ever. After a loss the delays have full jitter between 0.5 s and a limit that doubles up to 30 s
+// (agent/backoff.py); to find the other processes behind an address it takes 20 ms to 1 s, and rests after 8 tries for each.
+func (a *agent) run() {
+	limit, tries := 2*first, 0
 	for {
-		begin := time.Now()
-		delay := a.once(address)
-		if time.Since(begin) >= steady {
-			limit = 2 * first
+		wanted, held := a.missing()
+		if !wanted {
+			<-a.wake
+			limit, tries = 2*first, 0
+			if missing, held := a.missing(); missing && len(held) == 0 {
+				time.Sleep(first + time.Duration(mathrand.Int64N(int64(limit-first)+1)))
+			}
+			continue
 		}
-		if delay == 0 {
-			delay = first + time.Duration(mathrand.Int64N(int64(limit-first)+1))
+		switch found, reached := a.dial(held); {
+		case found:
+			limit, tries = 2*first, 0
+		case reached:
+			tries++
+			if tries > 8*max(1, len(a.listed)) {
+				tries = 0
+				time.Sleep(most)
+			} else {
+				time.Sleep(20*time.Millisecond + time.Duration(mathrand.Int64N(int64(min(20*time.Millisecond<<min(tries, 6), time.Second)))))
+			}
+		default:
+			time.Sleep(first + time.Duration(mathrand.Int64N(int64(limit-first)+1)))
 			limit = min(2*limit, most)
 		}
-		time.Sleep(delay)
 	}
 }
 
@@ -150,66 +168,70 @@ func frame(kind byte, stream uint32, payload []byte) []byte {
 }
 
 type greeting struct {
-	Instance string   `json:"instance"`
-	Peers    []string `json:"peers"`
+	Kind      string   `json:"kind"`
+	Instance  string   `json:"instance"`
+	Instances []string `json:"instances"`
 }
 
-// once is one session from dial to end. It returns a delay if the usual one does not do.
-func (a *agent) once(address string) time.Duration {
+// dial makes one session and leaves it running. found: it is to an instance that was missing; reached: a server answered.
+func (a *agent) dial(held []string) (found, reached bool) {
 	slot := <-starting
-	once := sync.OnceFunc(func() { starting <- slot })
-	defer once()
+	defer func() { starting <- slot }()
 	dials.Add(1)
 	dialer := websocket.Dialer{
 		TLSClientConfig: config, HandshakeTimeout: 30 * time.Second, Subprotocols: []string{subprotocol},
 		ReadBufferSize: 512, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{},
 	}
-	connection, _, err := dialer.Dial(address, http.Header{"Authorization": {"Bearer " + a.token()}})
-	if err != nil {
-		failures.Add(1)
-		return 0
+	headers := http.Header{"Authorization": {"Bearer " + a.token()}}
+	if len(held) > 0 {
+		headers.Set("Mooring-Held", strings.Join(held, ","))
 	}
-	defer connection.Close()
+	connection, response, err := dialer.Dial(*url, headers)
+	if err != nil {
+		if response != nil && response.StatusCode == http.StatusConflict {
+			return false, true
+		}
+		failures.Add(1)
+		return false, false
+	}
 	send := func(bytes []byte) bool { return connection.WriteMessage(websocket.BinaryMessage, bytes) == nil }
 	mine, _ := json.Marshal(map[string]any{
 		"protocol": "mooring-tunnel/1", "instance": "bench-" + a.id, "version": "bench", "window": 65536, "max_streams": 1024, "peers": []string{},
 	})
-	if !send(frame(hello, 0, mine)) {
-		return 0
-	}
+	send(frame(hello, 0, mine))
 	_ = connection.SetReadDeadline(time.Now().Add(dead))
 	_, bytes, err := connection.ReadMessage()
 	var theirs greeting
 	if err != nil || len(bytes) < 6 || bytes[0] != hello || json.Unmarshal(bytes[6:], &theirs) != nil {
 		failures.Add(1)
-		return 0
+		_ = connection.Close()
+		return false, false
 	}
-	if !a.joined(address, theirs.Instance) {
-		return 30 * time.Second
+	if !a.joined(theirs.Instance, theirs.Instances) {
+		_ = connection.Close()
+		return false, true
 	}
-	defer a.left(address)
-	once()
 	status, _ := json.Marshal(map[string]any{
 		"kind": "status", "kubernetes_version": "v0.0.0-stub", "node_count": 1, "nodes_ready": 1, "api_server_healthy": true,
 		"api_server_message": "", "agent_version": "bench", "conditions": []any{},
 	})
 	send(frame(message, 0, status))
-	for _, peer := range theirs.Peers {
-		if strings.HasPrefix(peer, "wss://") {
-			a.want(peer)
-		}
-	}
-	return a.serve(connection, send)
+	go func() {
+		a.serve(connection, send)
+		_ = connection.Close()
+		a.left(theirs.Instance)
+	}()
+	return true, true
 }
 
 // serve answers until the session ends. Reads time out after 7.5 s of silence, which ends a gorilla connection: so the
 // silence is watched by a timer, and the deadline is that of a dead peer.
-func (a *agent) serve(connection *websocket.Conn, send func([]byte) bool) time.Duration {
+func (a *agent) serve(connection *websocket.Conn, send func([]byte) bool) {
 	var lock sync.Mutex // a connection takes one writer at a time
-	locked := func(bytes []byte) bool {
+	locked := func(bytes []byte) {
 		lock.Lock()
 		defer lock.Unlock()
-		return send(bytes)
+		send(bytes)
 	}
 	quiet := time.AfterFunc(silence, func() { locked(frame(ping, 0, make([]byte, 8))) })
 	defer quiet.Stop()
@@ -217,7 +239,7 @@ func (a *agent) serve(connection *websocket.Conn, send func([]byte) bool) time.D
 		_ = connection.SetReadDeadline(time.Now().Add(dead))
 		_, bytes, err := connection.ReadMessage()
 		if err != nil || len(bytes) < 6 {
-			return 0
+			return
 		}
 		quiet.Reset(silence)
 		switch bytes[0] {
@@ -225,37 +247,55 @@ func (a *agent) serve(connection *websocket.Conn, send func([]byte) bool) time.D
 			locked(frame(pong, 0, bytes[6:]))
 		case open:
 			locked(frame(refused, binary.BigEndian.Uint32(bytes[2:]), []byte{0, 7}))
+		case message:
+			var said greeting
+			if json.Unmarshal(bytes[6:], &said) == nil && said.Kind == "instances" {
+				a.told(said.Instances)
+			}
 		case goaway:
-			return 0
+			return
 		}
 	}
 }
 
 // joined notes a session. False: there is one to this instance already.
-func (a *agent) joined(address, instance string) bool {
+func (a *agent) joined(instance string, listed []string) bool {
 	a.lock.Lock()
 	defer a.lock.Unlock()
-	for other, known := range a.links {
-		if other != address && known == instance {
-			return false
-		}
+	a.listed = listed
+	if a.held[instance] {
+		return false
 	}
-	a.links[address] = instance
-	a.live++
+	a.held[instance] = true
 	connected.Add(1)
-	if a.live == 1 {
+	if len(a.held) == 1 {
 		clusters.Add(1)
 	}
 	return true
 }
 
-func (a *agent) left(address string) {
+func (a *agent) told(listed []string) {
 	a.lock.Lock()
-	defer a.lock.Unlock()
-	a.links[address] = ""
-	a.live--
+	a.listed = listed
+	a.lock.Unlock()
+	a.rouse()
+}
+
+func (a *agent) left(instance string) {
+	a.lock.Lock()
+	delete(a.held, instance)
 	connected.Add(-1)
-	if a.live == 0 {
+	if len(a.held) == 0 {
 		clusters.Add(-1)
+		a.listed = nil
+	}
+	a.lock.Unlock()
+	a.rouse()
+}
+
+func (a *agent) rouse() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
 	}
 }

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixed load for SOAK minutes: is the server's memory bounded and flat?
+
+At the same time: small calls on eight connections, a reader of 10 MB bodies, exec sessions, and 200 watches on a real
+API server with 20 events a second, of which none may be lost. The figure is the memory of all processes of the server
+over the last tenth of the time, beside that after the first fifth.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from bench import real, roads, stats, wrk
+from bench.context import Bench, said
+from bench.processes import Failed, Processes, memory, stop
+from bench.upstream import BULK, SMALL, stub
+
+WATCHES, RATE = 200, 20
+SAMPLE = 5.0
+"""Seconds between two looks at the memory."""
+
+
+def run(bench: Bench) -> None:
+    """Load and look. Raises Failed."""
+    length = bench.options.soak_minutes * 60
+    if length < 60:
+        raise Failed("SOAK= says how many minutes; less than one says nothing")
+    with Processes(bench.folder) as processes:
+        cluster = real.control_plane(processes)
+        server = roads.start_server(processes, bench.folder / "server", bench.build)
+        agents = [real.join(processes, server, bench.build, cluster, "real")]
+        cluster.kubectl("create", "namespace", "watched")
+        upstream = stub(processes, bench.programs, bench.trust, "00000000-0000-4000-8000-000000000004")
+        agents.append(roads.start_agent(processes, server, bench.build, upstream))
+        loads = start_loads(bench, processes, server, length)
+        seconds, samples, agent_samples, answered = 0.0, [], [], 0
+        begin = time.monotonic()
+        stubbed = f"{server.url}/k8s/clusters/bench"
+        while (seconds := time.monotonic() - begin) < length:
+            answered += wrk.run(stubbed + SMALL, server.admin_token, 8, SAMPLE).requests
+            samples.append(memory([server.pid])["pss"] / 2**20)
+            agent_samples.append(memory(agents)["pss"] / 2**20)
+        found = {name: finish(name, process) for name, process in loads.items()}
+    watch = found["watch"]
+    bench.rows.append({
+        "minutes": seconds / 60, "small_calls": answered, "exec_sessions": found["exec"]["count"],
+        "exec_errors": found["exec"]["errors"], "bulk_mb_per_s": found["beside"]["bulk_mb_per_s"],
+        "bulk_errors": found["beside"]["errors"], "watch_events": watch["events"],
+        "watch_lost": watch["lost"] + watch["wrong"] + watch["ended"],
+        "server_mb_warm": stats.median(samples[len(samples) // 5 : len(samples) // 5 + 10]),
+        "server_mb_end": stats.median(samples[-10:]), "server_mb_highest": max(samples),
+        "agents_growth": stats.growth(agent_samples),
+    })  # fmt: skip
+    bench.values["soak_rss_growth_ratio"] = stats.growth(samples)
+
+
+def start_loads(
+    bench: Bench, processes: Processes, server: roads.Mooring, length: float
+) -> dict[str, subprocess.Popen[str]]:
+    """What runs beside wrk, each for the whole time."""
+    stubbed, tokens = f"{server.url}/k8s/clusters/bench", bench.tokens(server.admin_token)
+    exec_url = f"{stubbed.replace('https://', 'wss://')}/api/v1/namespaces/default/pods/p/exec?command=true"
+    flags = {
+        "watch": ["-url", f"{server.url}/k8s/clusters/real", "-objects", str(WATCHES), "-rate", str(RATE)],
+        "exec": ["-c", "2", "-url", exec_url],
+        "beside": ["-small", stubbed + SMALL, "-bulk", stubbed + BULK],
+    }
+    return {
+        name: processes.start(
+            f"load-{name}", bench.load_command(name, server.ca, tokens, *words, seconds=length), pipe=True
+        )
+        for name, words in flags.items()
+    }
+
+
+def finish(name: str, process: subprocess.Popen[str]) -> dict[str, float]:
+    """What a load measured. Raises Failed."""
+    try:
+        output, _unused = process.communicate(timeout=180)
+    except subprocess.TimeoutExpired:
+        stop(process)
+        raise Failed(f"load {name} did not end") from None
+    return said(name, process.returncode, output)
