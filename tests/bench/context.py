@@ -36,9 +36,9 @@ class Bench:
         """Tell the person in front of it."""
         print(f"[bench] {text}", flush=True)
 
-    def tokens(self, *tokens: str) -> Path:
+    def tokens(self, *tokens: str, name: str = "tokens") -> Path:
         """A file with tokens for the load program."""
-        path = self.folder / "tokens"
+        path = self.folder / name
         path.touch(mode=0o600)
         path.write_text("\n".join(tokens) + "\n")
         return path

@@ -51,9 +51,9 @@ class Link:
 
     def _set_up(self, where: list[str], device: str, address: str) -> None:
         builds.run(["ip", *where, "addr", "add", f"{address}/30", "dev", device])
-        builds.run(["ip", *where, "link", "set", device, "up"])
+        builds.run(["ip", *where, "link", "set", device, "up", "gso_max_size", "3000"])
         if self.rate:
-            bucket = ["rate", f"{self.rate}bps", "burst", "16kb", "limit", "256kb"]
+            bucket = ["rate", f"{self.rate}bps", "burst", "16kb", "limit", "64kb"]
             builds.run(["tc", *where, "qdisc", "add", "dev", device, "root", "tbf", *bucket])
 
     def __exit__(

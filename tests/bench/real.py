@@ -48,3 +48,16 @@ def agent_kubeconfig(kubectl: Kubectl, path: Path) -> Path:
     path.touch(mode=0o600)
     path.write_text(json.dumps(config))
     return path
+
+
+def people(server: Mooring, cluster: ControlPlane, name: str, count: int) -> list[str]:
+    """Users who may do all in the namespace `watched` of a joined cluster; returns their tokens. Raises Failed."""
+    cluster.kubectl("create", "namespace", "watched")
+    try:
+        users = [server.user(f"watcher-{number}", clusters=[name]) for number in range(count)]
+    except AssertionError as error:
+        raise Failed(f"no user could be made: {error}") from error
+    for user in users:
+        words = ["--clusterrole=cluster-admin", f"--user=mooring:{user.name}", "--namespace=watched"]
+        cluster.kubectl("create", "rolebinding", user.name, *words)
+    return [user.token for user in users]

@@ -30,6 +30,9 @@ BOUNDS = {
     "max_connections_per_address": 50000,
     "max_streams_per_cluster": 10000,
     "max_streams_per_user": 10000,
+    "max_connections_per_user": 50000,
+    "max_handshakes": 10000,
+    "max_handshakes_per_address": 10000,
 }
 """Bounds of the server that a bench on one machine and as one user meets by its nature (docs/performance.md)."""
 

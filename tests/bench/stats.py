@@ -40,8 +40,8 @@ def growth(samples: Sequence[float], warm: float = 0.2, tail: float = 0.1) -> fl
 
     `warm` and `tail` are parts of the series (0 to 1). Raises ValueError when it is too short to say.
     """
-    width = int(len(samples) * tail)
+    width = max(3, int(len(samples) * tail))
     begin = int(len(samples) * warm)
-    if width < 3 or begin + width > len(samples) - width:
+    if begin + width > len(samples) - width:
         raise ValueError(f"{len(samples)} samples are too few")
     return median(samples[-width:]) / median(samples[begin : begin + width])

@@ -21,7 +21,7 @@ UID = "00000000-0000-4000-8000-000000000002"
 
 def run(bench: Bench) -> None:
     """Measure the peer and Mooring, one after the other. Raises Failed."""
-    for name in ("peer", bench.build.name):
+    for name in ("direct", "peer", bench.build.name):
         with Link(RATE) as link, Processes(bench.folder) as processes:
             road = start(bench, processes, link, name)
             found = bench.load(
@@ -36,7 +36,9 @@ def start(bench: Bench, processes: Processes, link: Link, name: str) -> roads.Ro
     """One road whose agent and cluster are behind the link. Raises Failed."""
     trust = Trust.make(bench.folder / f"link-{name}", link.near, link.far)
     upstream = stub(processes, bench.programs, trust, UID, address=link.far, inside=link.inside)
-    if name == "peer":
+    if name == "direct":
+        road = roads.direct(upstream)
+    elif name == "peer":
         road = roads.peer(processes, bench.programs, upstream, address=link.near, inside=link.inside)
     else:
         folder = bench.folder / name

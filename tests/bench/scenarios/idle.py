@@ -2,7 +2,7 @@
 """What one agent costs that has nothing to do: resident memory, and bytes between it and the server.
 
 The agent and its cluster are in a namespace of their own, so that only the tunnel crosses the link. Bytes are those
-of IP packets both ways over some minutes' idleness, times what is missing to a day. All of an agent's sessions count.
+of IP packets both ways over an idle minute, times what a day is longer. All of an agent's sessions count.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from bench.link import Link
 from bench.processes import Processes, cpu_seconds, memory
 from bench.scenarios import beside
 
-SECONDS = float(os.environ.get("IDLE_SECONDS", "75"))
-"""Longer than a minute, so that the status that is sent each minute is in it once or twice."""
+SECONDS = float(os.environ.get("IDLE_SECONDS", "65"))
+"""Longer than a minute, so that the status that is sent each minute is in it."""
 SETTLE = 10.0
 DAY = 86400
 

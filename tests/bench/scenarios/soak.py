@@ -13,7 +13,7 @@ import time
 
 from bench import real, roads, stats, wrk
 from bench.context import Bench, said
-from bench.processes import Failed, Processes, memory, stop
+from bench.processes import Failed, Processes, memory, stop, tail
 from bench.upstream import BULK, SMALL, stub
 
 WATCHES, RATE = 200, 20
@@ -30,10 +30,10 @@ def run(bench: Bench) -> None:
         cluster = real.control_plane(processes)
         server = roads.start_server(processes, bench.folder / "server", bench.build)
         agents = [real.join(processes, server, bench.build, cluster, "real")]
-        cluster.kubectl("create", "namespace", "watched")
+        watchers = real.people(server, cluster, "real", 1)
         upstream = stub(processes, bench.programs, bench.trust, "00000000-0000-4000-8000-000000000004")
         agents.append(roads.start_agent(processes, server, bench.build, upstream))
-        loads = start_loads(bench, processes, server, length)
+        loads = start_loads(bench, processes, server, watchers, length)
         seconds, samples, agent_samples, answered = 0.0, [], [], 0
         begin = time.monotonic()
         stubbed = f"{server.url}/k8s/clusters/bench"
@@ -41,6 +41,9 @@ def run(bench: Bench) -> None:
             answered += wrk.run(stubbed + SMALL, server.admin_token, 8, SAMPLE).requests
             samples.append(memory([server.pid])["pss"] / 2**20)
             agent_samples.append(memory(agents)["pss"] / 2**20)
+            for name, process in loads.items():
+                if process.poll() and time.monotonic() - begin < length:
+                    raise Failed(f"load {name} ended early{tail(processes.logs / f'load-{name}.log')}")
         found = {name: finish(name, process) for name, process in loads.items()}
     watch = found["watch"]
     bench.rows.append({
@@ -52,14 +55,18 @@ def run(bench: Bench) -> None:
         "server_mb_end": stats.median(samples[-10:]), "server_mb_highest": max(samples),
         "agents_growth": stats.growth(agent_samples),
     })  # fmt: skip
+    wrong = {name: bench.rows[-1][name] for name in ("watch_lost", "exec_errors", "bulk_errors")}
+    if any(wrong.values()):
+        raise Failed(f"the load was not served rightly: {wrong}")
     bench.values["soak_rss_growth_ratio"] = stats.growth(samples)
 
 
 def start_loads(
-    bench: Bench, processes: Processes, server: roads.Mooring, length: float
+    bench: Bench, processes: Processes, server: roads.Mooring, watchers: list[str], length: float
 ) -> dict[str, subprocess.Popen[str]]:
     """What runs beside wrk, each for the whole time."""
-    stubbed, tokens = f"{server.url}/k8s/clusters/bench", bench.tokens(server.admin_token)
+    stubbed, admin = f"{server.url}/k8s/clusters/bench", bench.tokens(server.admin_token)
+    tokens = {"watch": bench.tokens(*watchers, name="watchers")}
     exec_url = f"{stubbed.replace('https://', 'wss://')}/api/v1/namespaces/default/pods/p/exec?command=true"
     flags = {
         "watch": ["-url", f"{server.url}/k8s/clusters/real", "-objects", str(WATCHES), "-rate", str(RATE)],
@@ -68,7 +75,9 @@ def start_loads(
     }
     return {
         name: processes.start(
-            f"load-{name}", bench.load_command(name, server.ca, tokens, *words, seconds=length), pipe=True
+            f"load-{name}",
+            bench.load_command(name, server.ca, tokens.get(name, admin), *words, seconds=length),
+            pipe=True,
         )
         for name, words in flags.items()
     }

@@ -36,7 +36,7 @@ def test_growth_is_told_from_warming_up() -> None:
     assert stats.growth(warm + [50.0] * 80) == 1.0
     assert stats.growth(warm + [50.0 + i for i in range(80)]) > 1.5
     with pytest.raises(ValueError, match="too few"):
-        stats.growth([1.0] * 10)
+        stats.growth([1.0] * 6)
 
 
 def test_a_goal_that_was_not_measured_is_not_met() -> None:

@@ -134,12 +134,15 @@ func watch(length time.Duration) {
 	})
 	var group sync.WaitGroup
 	var notMade atomic.Int64
-	slots := make(chan struct{}, 64)
+	var why atomic.Value
+	// Together with the watches they stay below the 1,024 streams of one session.
+	slots := make(chan struct{}, 20)
 	begin := time.Now()
 	written := 0
 	for ; time.Since(begin) < length; written++ {
 		time.Sleep(time.Until(begin.Add(time.Duration(float64(written) / *rate * float64(time.Second)))))
-		one := watchers[written%*objects]
+		index := written % *objects
+		one := watchers[index]
 		one.lock.Lock()
 		number := len(one.sent)
 		busy := number > one.acked // its write before is not answered yet: order would be open
@@ -154,10 +157,16 @@ func watch(length time.Duration) {
 		slots <- struct{}{}
 		group.Go(func() {
 			defer func() { <-slots }()
-			code, _ := do(http.MethodPatch, fmt.Sprintf("%s/w%d", url, written%*objects), owners[0],
+			code, text := do(http.MethodPatch, fmt.Sprintf("%s/w%d", url, index), owners[0],
 				"application/merge-patch+json", fmt.Sprintf(`{"data":{"n":"%d"}}`, number))
 			if code != http.StatusOK {
 				notMade.Add(1)
+				why.CompareAndSwap(nil, fmt.Sprintf("%d %.300s", code, text))
+				if code >= 400 && code < 500 { // it was not done: its number comes again
+					one.lock.Lock()
+					one.sent = one.sent[:number]
+					one.lock.Unlock()
+				}
 				return
 			}
 			one.lock.Lock()
@@ -187,7 +196,8 @@ func watch(length time.Duration) {
 	acked, seen, wrong, ended, reason, taken := count()
 	result := taken.summary()
 	result["open"], result["refused"], result["ended"], result["reason"] = open.Load(), refused.Load(), ended, reason
-	result["writes"], result["writes_failed"] = acked, notMade.Load()
+	reasons, _ := why.Load().(string)
+	result["writes"], result["writes_failed"], result["write_reason"] = acked, notMade.Load(), reasons
 	result["events"], result["wrong"], result["lost"] = seen, wrong, max(acked-seen, 0)
 	result["writes_per_s"], result["events_per_s"] = float64(acked)/spent.Seconds(), float64(seen)/spent.Seconds()
 	show(result)
