@@ -111,6 +111,8 @@ class Build:
 def service(name: str, source: Path, *, compiled: bool = False) -> Build:
     """An environment with the service of a source tree and the locked versions of what it needs. Raises Failed."""
     python, project, lock = interpreter(), source / SERVICE, source / "requirements/dev.lock"
+    if compiled and "mypyc" not in (project / "pyproject.toml").read_text():
+        raise Failed(f"COMPILED=1: the service in {source} has no build with mypyc")
     key = digest(str(python), str(source), lock, project / "pyproject.toml", "compiled" if compiled else "")
     if compiled:
         key = digest(key, *sorted((project / "src").rglob("*.py")))

@@ -26,15 +26,11 @@ from bench.processes import Failed, Processes, tail, until
 from bench.upstream import SMALL, SMALL_BYTES, Trust, Upstream, chain
 
 BOUNDS = {
-    "max_connections": 50000,
     "max_connections_per_address": 50000,
-    "max_streams_per_cluster": 10000,
-    "max_streams_per_user": 10000,
-    "max_connections_per_user": 50000,
-    "max_handshakes": 10000,
     "max_handshakes_per_address": 10000,
+    "agent_handshakes_per_address": 100000,
 }
-"""Bounds of the server that a bench on one machine and as one user meets by its nature (docs/performance.md)."""
+"""Bounds of one address: all clients and agents of the bench have the same (docs/performance.md)."""
 
 
 @dataclass(kw_only=True)
