@@ -36,7 +36,12 @@ def join(processes: Processes, server: Mooring, build: Build, cluster: ControlPl
     except AssertionError as error:
         raise Failed(f"the cluster cannot be registered: {error}") from error
     agent = processes.start(f"agent-{name}", [build.program, "agent", "--kubeconfig", kubeconfig])
-    until(f"{name} is connected", lambda: server.state(name) == "connected", 60, processes.logs / f"agent-{name}.log")
+    until(
+        f"{name} is connected",
+        lambda: server.cluster_state(name) == "connected",
+        60,
+        processes.logs / f"agent-{name}.log",
+    )
     return agent.pid
 
 

@@ -61,7 +61,9 @@ def run_reconnect(bench: Bench) -> None:
         begin, cpu = time.monotonic(), cpu_seconds([server.pid])
         wait_seconds(STEADY)
         steady = (cpu_seconds([server.pid]) - cpu) / (time.monotonic() - begin)
+        begin = time.monotonic()
         server.stop()
+        stopping = time.monotonic() - begin
         begin = time.monotonic()
         server.start(wait=False)
         back: dict[str, float] = {}
@@ -81,7 +83,7 @@ def run_reconnect(bench: Bench) -> None:
         fleet.wait(1, clusters=AGENTS)
         fleet.end()
     bench.rows.append({
-        "agents": AGENTS, "sessions": sessions, "all_back_s": back["clusters"],
+        "agents": AGENTS, "sessions": sessions, "stopping_s": stopping, "all_back_s": back["clusters"],
         "all_sessions_s": back.get("sessions", LONGEST), "steady_cpu_percent": steady * 100,
         "highest_second_cpu_percent": max(seconds) * 100, "cpu_s_until_back": total,
     })  # fmt: skip
