@@ -122,17 +122,18 @@ async def edge(tls: Tls, tmp_path: Path) -> AsyncIterator[Edge]:
         hub.add(identity.cluster_id, session)
         ServerCarrier.accept(transport, raw, session)
 
+    agents = AgentRoute(
+        AgentVerifier(keys.get, "mooring-test"), world.clock, accept, lambda *said: refused.append(said)
+    )
     routes = Routes(
         chain=world.chain,
-        agents=AgentRoute(
-            AgentVerifier(keys.get, "mooring-test"), world.clock, accept, lambda *said: refused.append(said)
-        ),
+        agents=agents,
         rest=RestRoute(pool, settings),
         builtin=Builtin({}, world.chain.authenticate),
     )
     listener = Listener(routes.handle, settings, sweep=world.registry.sweep)
     await listener.start("127.0.0.1", 0, tls.server)
-    edge = Edge(listener, world, tls, [], refused, pool, agent_keys=keys)
+    edge = Edge(listener, world, tls, [], refused, pool, agents, agent_keys=keys)
     yield edge
     for peer in edge.peers:
         peer.abort()
