@@ -42,11 +42,13 @@ def can(road: Road, account: str, *words: str) -> bool:
 def test_the_impersonator_may_impersonate_and_nothing_else(road: Road) -> None:
     assert can(road, "mooring-impersonator", "impersonate", "users")
     assert can(road, "mooring-impersonator", "impersonate", "groups")
+    assert can(road, "mooring-impersonator", "impersonate", "serviceaccounts")
     for words in (
         ("get", "pods"),
         ("list", "secrets", "-A"),
-        ("impersonate", "serviceaccounts"),
         ("get", "nodes"),
+        ("create", "tokenreviews.authentication.k8s.io"),
+        ("impersonate", "pods"),
         ("*", "*"),
     ):
         assert not can(road, "mooring-impersonator", *words), words
@@ -93,10 +95,13 @@ def test_the_join_token_is_dead_after_its_use(road: Road) -> None:
     join = road.direct.json("-n", NAMESPACE, "get", "secret", "mooring-join")
     import base64
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = base64.urlsafe_b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode().rstrip("=")
     token = next(base64.b64decode(value).decode() for key, value in join["data"].items() if "token" in key)
     answer = road.server.call(
         "POST", "/api/v1/agents/register",
-        {"join_token": token, "public_key": "B" * 43, "cluster_uid": "00000000-0000-0000-0000-000000000000",
+        {"join_token": token, "public_key": key, "cluster_uid": "00000000-0000-0000-0000-000000000000",
          "agent_version": "0.1.0", "kubernetes_version": "v1.36.3"},
     )  # fmt: skip
     assert answer.status == 401

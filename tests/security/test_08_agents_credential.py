@@ -125,10 +125,11 @@ def test_in_its_cluster_it_reads_its_own_secrets_and_no_list_of_them(road: Road)
 
 def test_the_impersonator_can_do_nothing_by_itself(road: Road) -> None:
     """A request that lost its identity headers on the way comes to nothing."""
-    own = {"verb": "impersonate", "resource": "users"}
+    accounts = {"verb": "impersonate", "resource": "serviceaccounts", "namespace": "kube-system"}
+    own = [{"verb": "impersonate", "resource": "users"}, accounts]
     others = [
         {"verb": verb, "resource": resource, "namespace": "default"}
         for verb, resource in [("get", "pods"), ("list", "secrets"), ("create", "pods"), ("get", "nodes"), ("*", "*")]
     ]
-    others += [{"verb": "impersonate", "resource": "serviceaccounts", "namespace": "kube-system"}]
-    assert allowed(road.a, "mooring-impersonator", [own, *others]) == [own]
+    others += [{"verb": "impersonate", "resource": "pods", "namespace": "kube-system"}]
+    assert allowed(road.a, "mooring-impersonator", [*own, *others]) == own

@@ -20,7 +20,7 @@ from mooring.proxy.chain import Chain, ChainSettings
 from mooring.proxy.registry import Registry
 from mooring.store.records import Cluster, ClusterState, Delta, Members, Snapshot, Token, User
 from mooring.tunnel.hub import Lost
-from mooring.tunnel.stream import StreamSink, unpack_open
+from mooring.tunnel.stream import APISERVER, StreamSink, unpack_open
 from mooring.wire.frames import Code
 from mooring.wire.headers import RequestHead, ResponseHead, get, get_all, parse_request_head
 from mooring.wire.http1_request import Request
@@ -116,9 +116,11 @@ class FakeHub:
         self.lost: dict[str, Lost] = {}
         self.coming: set[str] = set()
         self.waiting: list[Callable[[FakeSession | None], None]] = []
+        self.targets = {APISERVER, "apiserver-as"}
+        """What the agents serve."""
 
-    def session_for(self, cluster_id: str) -> FakeSession | None:
-        return self.sessions.get(cluster_id)
+    def session_for(self, cluster_id: str, *, target: str = APISERVER) -> FakeSession | None:
+        return self.sessions.get(cluster_id) if target in self.targets else None
 
     def expected(self, cluster_id: str) -> bool:
         return cluster_id in self.coming

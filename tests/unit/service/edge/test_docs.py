@@ -37,7 +37,7 @@ def test_audit_fields_are_complete() -> None:
     documented = {
         name for row in re.findall(r"^\| (`.*?) \|", rows, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
     }
-    assert documented == {field.name for field in msgspec.structs.fields(AuditRecord)}
+    assert documented == {field.encode_name for field in msgspec.structs.fields(AuditRecord)}
 
 
 def test_statuses_are_complete() -> None:

@@ -12,7 +12,7 @@ from mooring.lib.clock import ManualClock
 from mooring.tunnel.hub import MAX_SESSIONS, Hub, Lost
 from mooring.tunnel.session import Session
 from mooring.tunnel.stream import Code, SessionClosed
-from mooring.wire import frames
+from mooring.wire import actas, frames
 from mooring.wire.frames import Hello
 from support.tunnel_ends import Recorder
 
@@ -39,8 +39,8 @@ def session(instance: str = "agt", greeted: bool = True) -> Session:
     return made
 
 
-def greet(made: Session, instance: str = "agt") -> None:
-    made.frame_received(frames.pack_hello(Hello(instance=instance, version="1")), True)
+def greet(made: Session, instance: str = "agt", features: list[str] | None = None) -> None:
+    made.frame_received(frames.pack_hello(Hello(instance=instance, version="1", features=features or [])), True)
 
 
 class Watched:
@@ -53,6 +53,21 @@ class Watched:
         self.messages: list[tuple[str, dict[str, Any]]] = []
         self.hub.on_change.append(lambda *change: self.changes.append(change))
         self.hub.on_message.append(lambda *message: self.messages.append(message))
+
+
+async def test_only_an_agent_that_knows_acting_as_another_is_given_such_a_request() -> None:
+    """While agents are updated, an old one beside a new one must not get what it would run as the real user."""
+    hub = Watched().hub
+    old, new = session(greeted=False), session(greeted=False)
+    hub.add("c-1", old)
+    greet(old, "old", ["later"])
+    assert hub.session_for("c-1") is old
+    assert hub.session_for("c-1", target=actas.TARGET) is None
+    hub.add("c-1", new)
+    greet(new, "new", [actas.FEATURE])
+    assert hub.session_for("c-1", target=actas.TARGET) is new
+    assert hub.session_for("c-1", but_not=new, target=actas.TARGET) is None
+    assert hub.session_for("c-1", target="elsewhere") is None
 
 
 async def test_a_cluster_without_an_agent_has_no_session() -> None:

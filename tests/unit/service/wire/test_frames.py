@@ -126,7 +126,14 @@ def test_pieces_of_another_payload_do_not_mix(kind: int, flags: int, stream: int
 
 
 def test_hello_says_what_was_said() -> None:
-    hello = Hello(instance="srv-1", version="0.1.0", window=65536, max_streams=7, peers=["wss://b/tunnel/connect"])
+    hello = Hello(
+        instance="srv-1",
+        version="0.1.0",
+        window=65536,
+        max_streams=7,
+        peers=["wss://b/tunnel/connect"],
+        features=["act-as", "later"],
+    )
     assert frames.unpack_hello(frames.pack_hello(hello)[frames.HEADER_SIZE :]) == hello
 
 
@@ -148,6 +155,8 @@ def test_hello_of_a_newer_peer_may_say_more() -> None:
         b'{"instance":"a","version":"1","window":"65536"}',
         b'{"instance":"a","version":"1","max_streams":-1}',
         b'{"instance":"a","version":"1","peers":["' + b"x" * 2049 + b'"]}',
+        b'{"instance":"a","version":"1","features":["' + b"x" * 65 + b'"]}',
+        b'{"instance":"a","version":"1","features":["' + b'x","' * 64 + b'x"]}',
         b'{"instance":"\xff","version":"1"}',
         b"[" * 20000,
     ],

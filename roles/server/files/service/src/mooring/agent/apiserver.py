@@ -11,12 +11,16 @@ import re
 from urllib.parse import parse_qs
 
 from mooring.agent.config import ApiServerConfig
+from mooring.net.fetch import Answer, fetch
 from mooring.net.http1client import Http1Pool, PoolLimits, UpstreamRequest, UpstreamSink
 from mooring.net.sockets import tcp_connector
 from mooring.wire.headers import RequestHead, connection_tokens
 
 HEAD_TIMEOUT = 90.0
 """Seconds for the head of an ordinary response; kube-apiserver gives up on such a request after 60 s."""
+
+CALL_MAX_BODY = 64 * 1024
+"""Bytes of the answer to a small request: a review."""
 
 # Subresources that may stay silent for as long as a person or a program likes.
 _LONG = re.compile(r"/(?:exec|attach|portforward|log|proxy)(?:/|$)")
@@ -36,6 +40,10 @@ class ApiServer:
     def request(self, head: RequestHead, sink: UpstreamSink) -> UpstreamRequest:
         """Starts a request (see `Http1Pool.request`). Raises ValueError for a head that cannot be sent."""
         return self._pool.request(head, sink, head_timeout=None if is_long_running(head) else HEAD_TIMEOUT)
+
+    async def call(self, head: RequestHead, body: bytes, deadline: float) -> Answer:
+        """A small request and its whole answer within `deadline` seconds. Raises FetchError."""
+        return await fetch(self._pool, head, body, deadline=deadline, max_body=CALL_MAX_BODY)
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -29,6 +29,7 @@ from mooring.net.tls import client_context
 from mooring.tunnel.carrier import ConnectFailed, connect_client
 from mooring.tunnel.session import Session
 from mooring.tunnel.stream import OpenHandler, SessionClosed
+from mooring.wire.actas import FEATURE
 from mooring.wire.flow import Limits
 from mooring.wire.frames import MAX_PEERS, Code, Hello
 
@@ -67,7 +68,9 @@ class Dialer:
         self._on_open = on_open
         self._renew = renew
         self._time = ServerTime(clock)
-        self._hello = Hello(instance=new_id("a"), version=VERSION, window=WINDOW, max_streams=max_streams)
+        self._hello = Hello(
+            instance=new_id("a"), version=VERSION, window=WINDOW, max_streams=max_streams, features=[FEATURE]
+        )
         self._links: dict[str, _Link] = {}
         self._renewing = asyncio.Lock()
         self._tasks = Supervisor("dialer")

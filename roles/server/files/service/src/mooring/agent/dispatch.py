@@ -3,6 +3,7 @@
 
     OPEN "apiserver" + head -> allow-list -> strict head -> no credential in it, one Impersonate-User -> our token, Host
     -> request to the own API server; from then on bytes both ways, each side stopped by the other's back-pressure.
+    OPEN "apiserver-as" + head -> the same checks -> `acting`: may the user act as another? -> our token, Host -> ...
 
 It must not: dial what is not on the allow-list, let a credential or a second identity through, send a request without
 an impersonated user, keep an upstream connection whose stream has gone, or hold bytes back that could go on.
@@ -12,13 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mooring.agent.acting import Acting
 from mooring.agent.apiserver import ApiServer, is_proxied
 from mooring.agent.credential import Credential
+from mooring.agent.review import Reviewer
 from mooring.lib import logging
+from mooring.lib.clock import Clock
 from mooring.lib.secrets import Secret
 from mooring.lib.tasks import Supervisor
 from mooring.net.http1client import UpstreamRequest
-from mooring.tunnel.stream import Code, Stream, StreamSink, unpack_open
+from mooring.tunnel.stream import APISERVER, Code, Stream, StreamSink, unpack_open
+from mooring.wire.actas import TARGET as APISERVER_AS
+from mooring.wire.actas import BadActAs, is_wire
 from mooring.wire.frames import TunnelProtocolError
 from mooring.wire.headers import (
     BadMessage,
@@ -33,7 +39,7 @@ from mooring.wire.headers import (
     strip_hop_by_hop,
 )
 
-TARGETS = ("apiserver",)
+TARGETS = (APISERVER, APISERVER_AS)
 """What a stream may ask for."""
 NEW_TOKEN_WAIT = 10.0
 """Seconds that a request waits for a new token after the API server refused the old one."""
@@ -55,9 +61,10 @@ class Refused(Exception):
         self.message = message
 
 
-def check_head(head: RequestHead) -> Headers:
+def check_head(head: RequestHead, *, acts: bool = False) -> Headers:
     """The headers that may travel on, hop-by-hop ones left out. Raises Refused for what the agent will not carry.
 
+    `acts`: the head also names an identity to act as; the rules here are about the real user.
     The server has checked all this; the agent does not rely on it, since its cluster trusts it and not the server.
     """
     if not head.target.startswith(b"/") or head.target.startswith(b"//") or b"#" in head.target:
@@ -70,6 +77,8 @@ def check_head(head: RequestHead) -> Headers:
         lower = name.lower()
         if lower in _FORBIDDEN or lower.startswith(_FORBIDDEN_PREFIX):
             raise Refused(Code.BAD_REQUEST, f"the request carries {lower.decode()}, which is not the server's to give")
+        if not acts and is_wire(name):
+            raise Refused(Code.BAD_REQUEST, f"an identity to act as belongs to the target {APISERVER_AS}")
     users = get_all(head.headers, b"impersonate-user")
     if len(users) != 1 or not users[0]:
         raise Refused(Code.BAD_REQUEST, "the request must name exactly one user to impersonate")
@@ -104,31 +113,34 @@ def response_head(head: ResponseHead) -> bytes:
 class Dispatcher:
     """The `on_open` of the agent's sessions."""
 
-    def __init__(self, apiserver: ApiServer, credential: Credential) -> None:
+    def __init__(self, apiserver: ApiServer, credential: Credential, clock: Clock) -> None:
         self._apiserver = apiserver
         self._credential = credential
+        self._reviewer = Reviewer(apiserver.call, apiserver.authority, credential, clock)
         self._tasks = Supervisor("dispatch")
         self._exchanges: set[Exchange] = set()
+        self._acting: set[Acting] = set()
         self._log = logging.get("mooring.agent.dispatch")
 
     @property
     def open(self) -> int:
-        """Exchanges under way."""
-        return len(self._exchanges)
+        """Exchanges under way, those that wait for a decision included."""
+        return len(self._exchanges) + len(self._acting)
 
     def __call__(self, stream: Stream, payload: bytes, fin: bool, /) -> StreamSink | None:
         """Serves a stream, or refuses it. See `tunnel.stream.OpenHandler`."""
         try:
-            exchange = self._exchange(stream, payload, fin)
-            exchange.start()
+            target, head = self._read(payload)
+            acts = target == APISERVER_AS
+            headers = check_head(head, acts=acts)
+            if acts:
+                return self._act(stream, head, headers, fin)
+            return self._begin(stream, head, headers, fin)
         except Refused as refusal:
-            self._log.warning("stream refused", code=refusal.code.name, reason=refusal.message)
-            stream.refuse(refusal.code, refusal.message)
+            self._refuse(stream, refusal)
             return None
-        self._exchanges.add(exchange)
-        return exchange.from_tunnel
 
-    def _exchange(self, stream: Stream, payload: bytes, fin: bool) -> Exchange:
+    def _read(self, payload: bytes) -> tuple[str, RequestHead]:
         try:
             opened = unpack_open(payload)
         except TunnelProtocolError as error:
@@ -136,16 +148,46 @@ class Dispatcher:
         if opened.target not in TARGETS:
             raise Refused(Code.REFUSED_TARGET, f"{opened.target!r} is not a target of this agent")
         try:
-            head = parse_request_head(opened.head)
+            return opened.target, parse_request_head(opened.head)
         except BadMessage as error:
             raise Refused(Code.BAD_REQUEST, f"malformed request head: {error.reason}") from None
-        return Exchange(self._apiserver, self._credential, self._tasks, self._exchanges.discard, stream, head, fin)
+
+    def _begin(self, stream: Stream, head: RequestHead, headers: Headers, fin: bool) -> StreamSink:
+        exchange = Exchange(
+            self._apiserver, self._credential, self._tasks, self._exchanges.discard, stream, head, headers, fin
+        )
+        exchange.start()
+        self._exchanges.add(exchange)
+        return exchange.from_tunnel
+
+    def _act(self, stream: Stream, head: RequestHead, headers: Headers, fin: bool) -> StreamSink:
+        def begin(headers: Headers, fin: bool) -> StreamSink | None:
+            try:
+                return self._begin(stream, head, headers, fin)
+            except Refused as refusal:
+                self._refuse(stream, refusal)
+                return None
+
+        try:
+            acting = Acting(stream, headers, head.method, fin, begin, self._acting.discard)
+        except BadActAs as error:
+            raise Refused(Code.BAD_REQUEST, error.reason) from None
+        self._acting.add(acting)
+        acting.start(self._reviewer, self._tasks)
+        return acting
+
+    def _refuse(self, stream: Stream, refusal: Refused) -> None:
+        self._log.warning("stream refused", code=refusal.code.name, reason=refusal.message)
+        stream.refuse(refusal.code, refusal.message)
 
     async def aclose(self) -> None:
         """Ends what is under way: streams are reset with SHUTDOWN."""
+        for waiting in list(self._acting):
+            waiting.shut_down()
         for exchange in list(self._exchanges):
             exchange.shut_down()
         await self._tasks.aclose()
+        await self._reviewer.aclose()
 
 
 class Exchange:
@@ -159,6 +201,7 @@ class Exchange:
         done: Callable[[Exchange], None],
         stream: Stream,
         head: RequestHead,
+        headers: Headers,
         fin: bool,
     ) -> None:
         self.from_tunnel = FromTunnel(self)
@@ -169,7 +212,7 @@ class Exchange:
         self._tasks = tasks
         self._done = done
         self._head = head
-        self._headers = check_head(head)
+        self._headers = headers
         self._token: Secret | None = None
         self._fin = fin
         # Nothing but the head was sent, so the whole request can be sent again after a refused token.

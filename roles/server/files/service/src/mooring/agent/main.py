@@ -45,7 +45,7 @@ class Agent:
         self._kube = KubeApi(api)
         self._apiserver = ApiServer(api, MAX_STREAMS)
         self._credential = Credential(self._kube, options.namespace, self._clock)
-        self._dispatcher = Dispatcher(self._apiserver, self._credential)
+        self._dispatcher = Dispatcher(self._apiserver, self._credential, self._clock)
         self._store = IdentityStore(self._kube, options.namespace)
         self._enrolment = Enrolment(self._kube, self._store)
         self._reporter = Reporter(self._kube, self._broadcast, lambda: self._credential.problem)

@@ -190,12 +190,10 @@ def _impersonator_rules(options: ManifestOptions) -> list[Manifest]:
         "ClusterRole",
         _meta(IMPERSONATOR),
         [
-            {"apiGroups": [""], "resources": ["users", "groups"], "verbs": ["impersonate"]},
-            {
-                "apiGroups": ["authentication.k8s.io"],
-                "resources": ["uids", "userextras/mooring.fleet/request-id", "userextras/mooring.fleet/token-id"],
-                "verbs": ["impersonate"],
-            },
+            # Service accounts for `kubectl --as=system:serviceaccount:...`: the agent asks the cluster first.
+            {"apiGroups": [""], "resources": ["users", "groups", "serviceaccounts"], "verbs": ["impersonate"]},
+            # uids and userextras/<key>. RBAC has no pattern for the keys; the verb means nothing on what else is there.
+            {"apiGroups": ["authentication.k8s.io"], "resources": ["*"], "verbs": ["impersonate"]},
         ],
     )
     account = _account(options, IMPERSONATOR)

@@ -21,8 +21,10 @@ CLUSTER_ID_PREFIX: Final = "c"
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
 # Unicode bidirectional controls (UAX #9): they change how the text around a name is displayed.
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-# A token of ours, or the beginning of one (`authn.tokens`): a name goes into audit logs, where no token may be.
-_TOKEN: Final = re.compile(r"mr[gj]_[tj]-[a-z2-7]{12}_", re.IGNORECASE)
+# A token of ours, or the beginning of one (`authn.tokens`), or a JWT, such as a service account's (RFC 7519).
+_TOKEN: Final = re.compile(
+    r"(?i:mr[gj]_[tj]-[a-z2-7]{12}_)|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", re.ASCII
+)
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -48,9 +50,14 @@ def check_name(value: str, what: str) -> str:
         raise InvalidName(f"the {what} {value!r} begins or ends with a space", "remove the space")
     if value.casefold().startswith("system:"):
         raise InvalidName(f"the {what} {value!r} begins with 'system:'", "Kubernetes keeps these names for itself")
-    if _TOKEN.search(value):
+    if holds_token(value):
         raise InvalidName(f"the {what} holds a token", "give the name; and revoke that token if it was shown to others")
     return value
+
+
+def holds_token(value: str) -> bool:
+    """Whether something that looks like a token stands anywhere in a name: it would go into audit logs."""
+    return _TOKEN.search(value) is not None
 
 
 def check_cluster_name(value: str, what: str = "cluster name") -> str:

@@ -40,12 +40,23 @@ _BATCH_MAX: Final = 2_000
 _LOOK_BACK: Final = 1024 * 1024  # bytes of the log that are searched for records which a dead process wrote itself
 
 
+class ImpersonatedUser(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """Whom the client asked to act as (`kubectl --as`), in the form of Kubernetes' own audit log. What the API server
+    adds by itself, such as the groups of a service account, is in its log only."""
+
+    username: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: dict[str, list[str]] = {}
+
+
 class AuditRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One line. Fields with empty defaults are left out. Times are RFC 3339 in UTC.
 
     `stage` is "complete" for an ordinary exchange; a long one (watch, followed log, upgrade) has a "start" when the
     cluster has answered and an "end". `verb` and the fields after it are those of Kubernetes' own audit. `code` is what
-    the client got, 0 if nothing. `outcome` says how it ended when it did not end by itself.
+    the client got, 0 if nothing. `outcome` says how it ended when it did not end by itself. `user` is always the owner
+    of the token; `impersonatedUser` whom they asked to act as, also when the cluster refused that.
     """
 
     time: datetime
@@ -74,6 +85,7 @@ class AuditRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     bytes_out: int = 0
     duration_ms: float = 0.0
     outcome: str = ""
+    impersonated_user: ImpersonatedUser | None = msgspec.field(default=None, name="impersonatedUser")
 
 
 class Audit:

@@ -4,9 +4,10 @@
     sanitise       our view of the headers: nothing that speaks of identity, connection or this server gets through
     authenticate   the bearer token -> an identity                                       401
     route          the URL -> a cluster, and the Kubernetes path, unchanged              400, 404
-    authorise      may this identity enter this cluster; no client impersonation         403, 429, 503 (audit)
+    authorise      may this identity enter this cluster                                  403, 429, 503 (audit)
+    act as         whom the client wants to act as (kubectl --as), for the cluster to decide   400, 403, 431
     impersonate    the identity -> Impersonate-* headers
-    forward        a new head on a stream of the cluster's tunnel                        503 not connected
+    forward        a new head on a stream of the cluster's tunnel      503 not connected, 501 agent too old for --as
 
 Each step raises `Refused` or goes on; nothing is forwarded by default. It must not ask a database, wait, or log
 secrets.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from prometheus_client import Counter
@@ -27,7 +28,7 @@ from mooring.lib import metrics
 from mooring.lib.clock import Clock, rfc3339
 from mooring.lib.config import LimitsSection
 from mooring.policy.decide import decide
-from mooring.proxy import upgrade
+from mooring.proxy import actas, upgrade
 from mooring.proxy.answers import Refused, asks_for_discovery, at_bound, refuse, unauthorized
 from mooring.proxy.audit import Audit
 from mooring.proxy.forward import Ask, Forward, audit_record
@@ -36,12 +37,12 @@ from mooring.proxy.ports import Client, Handler, Hub
 from mooring.proxy.registry import Registry
 from mooring.proxy.requestinfo import long_running, printable, request_info
 from mooring.tunnel.stream import pack_open
+from mooring.wire.actas import to_wire
 from mooring.wire.frames import LocalError
 from mooring.wire.headers import Headers, RequestHead, get, get_all, serialize_request
 from mooring.wire.http1_request import Notes, Request, once
 
 PREFIX: Final = b"/k8s/clusters/"
-TARGET: Final = "apiserver"
 
 _CLUSTER: Final = re.compile(rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/=-]{1,512})")
@@ -106,10 +107,14 @@ class Chain:
             identity = self.authenticate(head.headers, request.notes)
             cluster, target = self.route(head.target)
             ask = self._ask(identity, cluster, request, target)
-            self.authorise(ask, impersonates, head.headers)
+            self.authorise(ask, head.headers)
             self.bound(ask, client)
             ours = self._impersonator.headers(identity, client.request_id)
-            payload = self._rebuild(request, target, kept, ours, ask.upgrade)
+            if impersonates:
+                acting = once(request.notes, actas.wanted, head.headers)
+                ask = replace(ask, acting=acting)
+                ours += to_wire(acting)
+            payload = self._rebuild(request, ask, target, kept, ours)
             forward = Forward(self, client, ask, client_ended=request.body == "none" and not request.upgrade)
             forward.start(payload)
         except Refused as refusal:
@@ -156,19 +161,13 @@ class Chain:
             raise Refused(404, f"there is no cluster \"{ref.decode()}\" here; see 'mooring cluster list'")
         return cluster, b"/" + rest + mark + query
 
-    def authorise(self, ask: Ask, impersonates: bool, headers: Headers) -> None:
+    def authorise(self, ask: Ask, headers: Headers) -> None:
         """May they, and is there room. Raises Refused."""
         identity, cluster = ask.identity, ask.cluster
         member = bool(self.index.may_enter_facts(identity, cluster.id))
         decision = decide(identity, cluster.id, member)
         if not decision.allowed:
             raise Refused(403, f'cluster "{cluster.name}" is forbidden to user "{identity.user}": {decision.reason}')
-        if impersonates:
-            raise Refused(
-                403,
-                "impersonation by clients (kubectl --as, --as-group, --as-uid) is not supported yet: "
-                "this server does not forward Impersonate-* headers; use a token of the user that you want to act as",
-            )
         if ask.upgrade:
             upgrade.check_origin(headers)
         if not self.audit.accepting:
@@ -192,10 +191,10 @@ class Chain:
         if not client.belongs_to(user_id):
             raise at_bound("connections_per_user", f'user "{user}" has too many connections; close some')
 
-    def _rebuild(self, request: Request, target: bytes, kept: Headers, ours: Headers, wanted: bytes) -> bytes:
+    def _rebuild(self, request: Request, ask: Ask, target: bytes, kept: Headers, ours: Headers) -> bytes:
         """The payload of the OPEN: a new head, in which nothing about identity or framing comes from the client."""
         headers: Headers = [(b"Host", b"apiserver")]
-        headers += upgrade.request_headers(kept, wanted) if wanted else kept
+        headers += upgrade.request_headers(kept, ask.upgrade) if ask.upgrade else kept
         if request.body == "length":
             headers.append((b"Content-Length", b"%d" % request.length))
         elif request.body == "chunked":
@@ -204,7 +203,7 @@ class Chain:
             headers.append((b"Content-Length", b"0"))
         headers += ours
         try:
-            return pack_open(TARGET, serialize_request(RequestHead(request.head.method, target, headers)))
+            return pack_open(ask.target, serialize_request(RequestHead(request.head.method, target, headers)))
         except (ValueError, LocalError) as error:
             raise Refused(500, f"the request cannot be written for the cluster: {error}") from error
 

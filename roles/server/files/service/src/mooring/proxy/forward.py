@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING, Final
 from mooring.authn.identity import Identity
 from mooring.authn.index import ClusterView
 from mooring.lib import bounds, metrics
+from mooring.proxy import actas
 from mooring.proxy.answers import Refused, asks_for_discovery, at_bound, refuse
 from mooring.proxy.audit import AuditRecord
 from mooring.proxy.ports import Client
 from mooring.proxy.relay import Relay
 from mooring.proxy.requestinfo import RequestInfo
 from mooring.proxy.upgrade import switched
-from mooring.tunnel.stream import SessionBusy, SessionClosed, StreamOpener
+from mooring.tunnel.stream import APISERVER, SessionBusy, SessionClosed, StreamOpener
+from mooring.wire.actas import TARGET as APISERVER_AS
+from mooring.wire.actas import ActAs
 from mooring.wire.frames import Code
 from mooring.wire.headers import (
     HOP_BY_HOP,
@@ -75,6 +78,13 @@ class Ask:
     user_agent: str
     started: float
     started_monotonic: float
+    acting: ActAs | None = None
+    """Whom the client wants to act as."""
+
+    @property
+    def target(self) -> str:
+        """What the agent is asked for."""
+        return APISERVER if self.acting is None else APISERVER_AS
 
 
 class Forward(Relay):
@@ -108,19 +118,26 @@ class Forward(Relay):
 
     def start(self, payload: bytes) -> None:
         """Open the stream with the payload of an OPEN, or wait for a session that is to be expected. Raises Refused."""
-        hub = self._chain.hub
-        session = hub.session_for(self.cluster_id)
+        session = self._look()
         if self._client_ended:
             self._payload = payload
         if session is not None:
             self._open(session, payload, fin=self._client_ended)
-        elif hub.expected(self.cluster_id):
+        elif self._chain.hub.expected(self.cluster_id):
             self._wait(payload)
         else:
             raise self._chain.not_connected(self.ask.cluster)
         self._chain.registry.add(self)
         if self._client_ended or self.ask.upgrade:
             self._asked()
+
+    def _look(self) -> StreamOpener | None:
+        """A session that serves this request, or None. Raises Refused when all agents that are there are too old."""
+        hub = self._chain.hub
+        session = hub.session_for(self.cluster_id, target=self.ask.target)
+        if session is None and self.ask.acting is not None and hub.session_for(self.cluster_id) is not None:
+            raise actas.too_old(self.ask.cluster.name)
+        return session
 
     def _open(self, session: StreamOpener, payload: bytes, *, fin: bool) -> None:
         try:
@@ -146,6 +163,8 @@ class Forward(Relay):
             return
         early, self._early = self._early, []
         try:
+            if session is not None:
+                session = self._look()  # the one that came may be of an agent that is too old for this request
             if session is None:
                 raise self._chain.not_connected(self.ask.cluster)
             self._open(session, payload, fin=self._client_ended and not early)
@@ -175,7 +194,7 @@ class Forward(Relay):
     def _elsewhere(self) -> bool:
         """Take the request, of which nothing can have had effects, to another session. Once."""
         hub = self._chain.hub
-        session = hub.session_for(self.cluster_id)
+        session = hub.session_for(self.cluster_id, target=self.ask.target)
         if not self._payload or self._retried or self.over or self.code or session is self._session:
             return False
         self._retried = True
@@ -329,6 +348,7 @@ def audit_record(ask: Ask, client: Client, stage: str, code: int, now: float) ->
         name=info.name,
         upgrade=ask.upgrade.decode("latin-1"),
         user_agent=ask.user_agent,
+        impersonated_user=actas.recorded(ask.acting),
     )
 
 

@@ -3,7 +3,8 @@
 
 Why: the agent's credential may impersonate anybody, so whoever gets an identity header through owns the cluster. What
 comes from the client is removed by prefix, in any spelling, whatever it is called; ours are built from the identity.
-The removal is the second line: the chain refuses requests with `Impersonate-*` headers before it comes to this.
+A client's `Impersonate-*` headers (`kubectl --as`) are read by `proxy/actas.py` into a value that travels in headers of
+another name; the agent asks its cluster about it. They are never sent on themselves.
 
 It must not: copy a value from the client into an identity header, or let a name pass that it does not understand.
 Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation
@@ -14,11 +15,11 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from mooring.authn.identity import Identity
+from mooring.wire.actas import is_client
 from mooring.wire.headers import HOP_BY_HOP, Headers, connection_tokens
 
 Verdict = Literal["keep", "drop", "impersonation", "offers"]
 
-_IMPERSONATION: Final = b"impersonate-"
 _DROP_PREFIXES: Final = (b"x-remote-", b"x-forwarded-", b"x-mooring-", b"proxy-")
 _DROP: Final = HOP_BY_HOP | {
     b"authorization",
@@ -28,7 +29,6 @@ _DROP: Final = HOP_BY_HOP | {
     b"forwarded",
     b"host",
     b"http2-settings",
-    b"impersonate",
     b"x-forwarded",
     b"x-http-method",
     b"x-http-method-override",
@@ -55,7 +55,7 @@ def verdict(name: bytes) -> Verdict:
         return known
     plain = name.lower().replace(b"_", b"-")
     answer: Verdict = "keep"
-    if plain.startswith(_IMPERSONATION) or plain == b"impersonate":
+    if is_client(name):
         answer = "impersonation"
     elif plain in _DROP or plain.startswith(_DROP_PREFIXES):
         answer = "drop"

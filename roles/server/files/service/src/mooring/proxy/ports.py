@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mooring.tunnel.hub import Lost
-from mooring.tunnel.stream import StreamOpener
+from mooring.tunnel.stream import APISERVER, StreamOpener
 from mooring.wire.frames import Code
 from mooring.wire.headers import ResponseHead
 
@@ -91,8 +91,8 @@ class Upstream(Protocol):
 class Hub(Protocol):
     """Where live sessions are found; `tunnel.hub.Hub` is it."""
 
-    def session_for(self, cluster_id: str) -> StreamOpener | None:
-        """A session of the cluster's agent that takes streams, or None."""
+    def session_for(self, cluster_id: str, *, target: str = APISERVER) -> StreamOpener | None:
+        """A session of the cluster's agent that takes streams to this target, or None."""
 
     def expected(self, cluster_id: str) -> bool:
         """Whether a session is to be expected within seconds: the agent is connected to another process."""

@@ -15,6 +15,8 @@ from typing import Any
 from mooring.lib import bounds, logging, metrics
 from mooring.lib.clock import Clock, SystemClock
 from mooring.tunnel.session import Session
+from mooring.tunnel.stream import APISERVER
+from mooring.wire import actas
 from mooring.wire.frames import Code
 
 MAX_SESSIONS = 16  # of one cluster: more agents than that in one cluster are a mistake, or an attack
@@ -109,20 +111,22 @@ class Hub:
 
     # -- for the proxy ------------------------------------------------------------------------------------------------
 
-    def session_for(self, cluster_id: str, but_not: Session | None = None) -> Session | None:
+    def session_for(
+        self, cluster_id: str, but_not: Session | None = None, *, target: str = APISERVER
+    ) -> Session | None:
         """The usable session of a cluster with the fewest open streams, or None. `but_not`: one that just refused.
 
-        Of several sessions with one instance of an agent, the newest counts.
+        Of several sessions with one instance of an agent, the newest counts. Only agents that serve `target` count.
         """
         sessions = self._sessions.get(cluster_id)
         if sessions is None:
             return None
         if len(sessions) == 1 and but_not is None:
-            return sessions[0] if sessions[0].usable else None
+            return sessions[0] if sessions[0].usable and _serves(sessions[0], target) else None
         # An agent that dials again while its old session looks alive here has lost that one: newest first.
         newest: dict[str, Session] = {}
         for session in sessions:
-            if session.usable and session is not but_not and session.peer is not None:
+            if session.usable and session is not but_not and session.peer is not None and _serves(session, target):
                 newest[session.peer.instance] = session
         return min(newest.values(), key=lambda session: session.streams, default=None)
 
@@ -244,3 +248,10 @@ class Hub:
         metrics.TUNNEL_BYTES.labels("in").inc(stats.bytes_in - before_in)
         metrics.TUNNEL_BYTES.labels("out").inc(stats.bytes_out - before_out)
         self._counted[session] = (stats.bytes_in, stats.bytes_out)
+
+
+def _serves(session: Session, target: str) -> bool:
+    """Whether the agent at the other end knows this target."""
+    return target == APISERVER or (
+        target == actas.TARGET and session.peer is not None and actas.FEATURE in session.peer.features
+    )

@@ -16,12 +16,13 @@ of the new stream; then `stream.opened(head)`, `stream.write(data)`, `stream.end
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from mooring.lib.errors import MooringError
 from mooring.wire.frames import Code, OpenRequest, pack_open, unpack_open
 
 __all__ = [
+    "APISERVER",
     "Code",
     "OpenHandler",
     "OpenRequest",
@@ -33,6 +34,10 @@ __all__ = [
     "pack_open",
     "unpack_open",
 ]
+
+
+APISERVER: Final = "apiserver"
+"""The target that every agent serves."""
 
 
 class SessionClosed(MooringError):

@@ -31,6 +31,7 @@ MAX_WINDOW = 2**31 - 1
 MIN_WINDOW = 16 * 1024
 MAX_INITIAL_WINDOW = 16 * 1024 * 1024
 MAX_PEERS = 64
+MAX_FEATURES = 64
 
 # Plain integers, not an IntEnum: they are compared for every frame.
 HELLO = 1
@@ -218,6 +219,8 @@ def _hello_problem(hello: Hello) -> str | None:
         return "too many or too long peers"
     if len(hello.instances) > MAX_PEERS or any(not 0 < len(name) <= 253 for name in hello.instances):
         return "too many, too long or empty instances"
+    if len(hello.features) > MAX_FEATURES or any(len(word) > 64 for word in hello.features):
+        return "too many or too long features"
     return None
 
 

@@ -18,7 +18,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     `instance` names the process, so that an agent can tell two servers behind one address apart. `window` is the
     credit in bytes that every stream begins with, towards the sender of this HELLO. `max_streams` is how many streams
     the peer may hold open at the sender of this HELLO. `peers` are the tunnel URLs of other servers; `instances` are
-    the names of all processes that share the URL which led here, this one included.
+    the names of all processes that share the URL which led here, this one included. `features` are words for what the
+    sender can do beyond the first version of the protocol.
     """
 
     protocol: str = PROTOCOL
@@ -28,3 +29,4 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int = 1024
     peers: list[str] = msgspec.field(default_factory=list)
     instances: list[str] = msgspec.field(default_factory=list)
+    features: list[str] = msgspec.field(default_factory=list)
