@@ -51,7 +51,7 @@ def test_a_link_is_kept_busy_and_holds_little(rate: float) -> None:
     link.most = link.sent = 0
     link.run(2)
     assert link.sent > 0.9 * 2 * rate
-    # What may be unsent is what the link carries in DELAY, or the smallest batch; and one batch went on top of half.
+    # What may be unsent is what the link carries in DELAY, or the first batch; and one batch went on top of half.
     assert link.most <= max(2 * rate * DELAY, MIN_BATCH) * 1.5 + 1
 
 

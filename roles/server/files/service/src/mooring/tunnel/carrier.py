@@ -37,7 +37,7 @@ from picows import (
 from picows.picows import WSProtocol  # type: ignore[attr-defined]
 
 from mooring.lib.errors import MooringError
-from mooring.tunnel.pace import MIN_BATCH, Pace
+from mooring.tunnel.pace import Pace
 from mooring.tunnel.session import Session
 from mooring.wire.frames import MAX_FRAME, SUBPROTOCOL, Code
 
@@ -135,7 +135,7 @@ class _Connection(WSListener):
         for frame in frames:
             send(binary, frame)
         size = buffer.flush()
-        if size >= MIN_BATCH:  # bulk: do not let it run ahead of the link
+        if size >= self._pace.notice:  # bulk: do not let it run ahead of the link
             self._look_again(self._pace.wrote(self._unsent(), self.session.time()))
 
     def _look_again(self, delay: float | None) -> None:

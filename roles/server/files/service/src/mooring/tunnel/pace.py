@@ -9,9 +9,10 @@ on, or wait how long. It must not read a clock or a socket.
 
 from __future__ import annotations
 
-MIN_BATCH = 16 * 1024
+SLOW_BATCH = 4 * 1024  # a link that was seen to be slow gets no less at once
+MIN_BATCH = 16 * 1024  # ... and one of which nothing is known
 MAX_BATCH = 256 * 1024
-DELAY = 0.008  # seconds worth of unsent bytes that a link may hold while there is more to send
+DELAY = 0.003  # seconds worth of unsent bytes that a link may hold while there is more to send
 SHORTEST, LONGEST = 0.001, 0.02  # seconds between two looks at a link that is held
 
 
@@ -33,7 +34,7 @@ class Pace:
 
     def wrote(self, unsent: int, now: float) -> float | None:
         """After a write, with `unsent` bytes below us. Returns None to go on, or the seconds until `look`."""
-        if unsent <= MIN_BATCH // 2:
+        if unsent <= self.notice // 2:
             # The link takes it all: larger batches save work and delay nobody.
             self.batch = min(self.batch * 2, MAX_BATCH)
             return None
@@ -57,8 +58,15 @@ class Pace:
             return None
         return self._wait(unsent)
 
+    @property
+    def notice(self) -> int:
+        """A write of so many bytes is bulk: `wrote` must be asked."""
+        return min(self.batch, MIN_BATCH)
+
     def _target(self) -> int:
-        return min(max(int(self._rate * DELAY), MIN_BATCH), MAX_BATCH)
+        if self._rate <= 0:
+            return MIN_BATCH
+        return min(max(int(self._rate * DELAY), SLOW_BATCH), MAX_BATCH)
 
     def _wait(self, unsent: int) -> float:
         if self._rate <= 0:
