@@ -9,7 +9,7 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e security molecule bench bench-table fuzz testbed-up testbed-down openapi clean
+.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants molecule bench bench-table fuzz testbed-up testbed-down openapi clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ e2e: venv ## End-to-end tests on a real Kubernetes
 
 security: venv ## The attack book, against a real server, agent and API server
 	@$(PY) tests/run.py security
+
+mutants: venv ## Switch each guard off in turn; a test must notice: make mutants ONLY=good-once,7
+	@$(PY) -m mutants --only '$(ONLY)'
 
 molecule: venv ## The molecule scenario on test-bed machines
 	@$(PY) tests/run.py molecule

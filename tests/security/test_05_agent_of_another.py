@@ -123,7 +123,8 @@ def test_what_an_agent_says_is_about_its_own_cluster(road: Road, bob: Person, gl
         k: before[k] for k in ("kubernetes_version", "node_count", "state", "connected_at")
     }
     own = road.server.api("GET", f"/clusters/{glass.name}")
-    assert own["state"] == "connected", "nor may it say that it is not connected"
+    connected = [condition["status"] for condition in own["conditions"] if condition["type"] == "Connected"]
+    assert (own["state"], connected) == ("connected", ["True"]), "nor may it say that it is not connected"
     glass.calls.clear()
     for _unused in range(20):
         assert road.whoami(client, road.b, road.server.admin_token).status == 201

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Switch each guard off in turn and see that a test notices: `python -m mutants [--only NAME,...] [--jobs 2]`.
+
+ONLY takes names, or a class as a number. `build/mutants.json` has the lists `noticed` (with the tests that did),
+`survivors` (all tests passed: the guard is not proved) and `broken` (nothing was asserted: a set-up failed, or the run
+came to its deadline). The exit code is 0 only when the last two are empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mutants.guard import ROOT, SOURCE, Guard, problems
+from mutants.table import GUARDS
+
+DEADLINE = 240.0  # seconds for the tests of one guard
+OUT = ROOT / "build" / "mutants"
+RESULT = ROOT / "build" / "mutants.json"
+_said = threading.Lock()
+
+
+@dataclass
+class Outcome:
+    guard: Guard
+    verdict: str  # noticed, survivor or broken
+    seconds: float
+    tests: list[str] = field(default_factory=list)
+    why: str = ""
+
+
+def overlay(guard: Guard, folder: Path) -> Path:
+    """A copy of the package with the guard switched off; returns what goes in front of the import path."""
+    shutil.rmtree(folder, ignore_errors=True)
+    package = folder / "src" / "mooring"
+    shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for edit in guard.edits:
+        path = package / edit.file
+        path.write_text(path.read_text().replace(edit.old, edit.new))
+    return folder / "src"
+
+
+def judge(guard: Guard, code: int | None, report: Path, seconds: float) -> Outcome:
+    """What the run of a guard's tests says. Only a failed test proves anything; an error is not a failure."""
+    if code is None:
+        return Outcome(guard, "broken", seconds, why=f"no end within {DEADLINE:.0f} s")
+    try:
+        cases = list(ET.parse(report).getroot().iter("testcase"))  # noqa: S314 our own file
+    except (OSError, ET.ParseError):
+        return Outcome(guard, "broken", seconds, why=f"pytest ended with {code} and no report")
+    failed = [f"{case.get('classname')}::{case.get('name')}" for case in cases if case.find("failure") is not None]
+    errors = [f"{case.get('classname')}::{case.get('name')}" for case in cases if case.find("error") is not None]
+    if failed:
+        return Outcome(guard, "noticed", seconds, failed)
+    if errors or code != 0 or not cases:
+        return Outcome(guard, "broken", seconds, errors, why=f"pytest ended with {code}, no test failed")
+    return Outcome(guard, "survivor", seconds, why=f"{len(cases)} tests passed")
+
+
+def run(guard: Guard) -> Outcome:
+    """The tests of one guard, against a copy without it."""
+    folder = OUT / guard.name
+    source = overlay(guard, folder)
+    report, log = folder / "report.xml", folder / "pytest.log"
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    words += ["--timeout=120", "-o", f"pythonpath=tests {source}"]
+    words += ["-o", "addopts=--strict-markers --import-mode=importlib", "-o", "cache_dir="]
+    words += [*(["-k", guard.keyword] if guard.keyword else []), *guard.tests]
+    # In front of everything, so that the processes that the tests start run the copy too.
+    path = os.pathsep.join([str(source), str(ROOT / "tests")])
+    begin = time.monotonic()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}, start_new_session=True,
+        )  # fmt: skip
+        try:
+            code: int | None = process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # pytest then ends with its fixtures
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                process.wait()
+            code = None
+    outcome = judge(guard, code, report, time.monotonic() - begin)
+    shutil.rmtree(folder / "src", ignore_errors=True)
+    return outcome
+
+
+def say(text: str) -> None:
+    with _said:
+        print(text, flush=True)
+
+
+def chosen(only: str) -> list[Guard]:
+    wanted = {word.strip() for word in only.split(",") if word.strip()}
+    return [guard for guard in GUARDS if not wanted or guard.name in wanted or str(guard.attack) in wanted]
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="mutants")
+    parser.add_argument("--only", default="", help="names of guards, or numbers of classes, separated by commas")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs side by side")
+    options = parser.parse_args(arguments)
+    guards = chosen(options.only)
+    if not guards:
+        parser.error(f"no guard is called {options.only!r}")
+    rotten = [problem for guard in guards for problem in problems(guard)]
+    if rotten:
+        print(*rotten, sep="\n", file=sys.stderr)
+        return 2
+    outcomes: list[Outcome] = []
+    begin = time.monotonic()
+    say(f"{len(guards)} guards, {options.jobs} side by side; the log of each stands in {OUT.relative_to(ROOT)}/NAME/")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for future in as_completed([pool.submit(run, guard) for guard in guards]):
+            it = future.result()
+            outcomes.append(it)
+            what = it.tests[0].rpartition(".")[2] if it.verdict == "noticed" else it.why
+            say(f"[{len(outcomes):3}/{len(guards)} {time.monotonic() - begin:5.0f} s] "
+                f"{it.verdict:8} {it.guard.attack:2} {it.guard.name:34} {it.seconds:4.0f} s  {what}")  # fmt: skip
+    return report(outcomes, time.monotonic() - begin)
+
+
+def report(outcomes: list[Outcome], seconds: float) -> int:
+    """Write the result, print the summary; the exit code."""
+    outcomes.sort(key=lambda it: (it.guard.attack, it.guard.name))
+    lists: dict[str, list[dict[str, object]]] = {"survivors": [], "noticed": [], "broken": []}
+    for it in outcomes:
+        row = {"name": it.guard.name, "class": it.guard.attack, "files": [edit.file for edit in it.guard.edits]}
+        row |= {"tests": it.tests, "why": it.why, "seconds": round(it.seconds, 1)}
+        lists[{"survivor": "survivors"}.get(it.verdict, it.verdict)].append(row)
+    classes = sorted({it.guard.attack for it in outcomes if it.verdict == "noticed"})
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps({**lists, "classes": classes, "seconds": round(seconds, 1)}, indent=1) + "\n")
+    print()
+    for name in ("survivors", "broken"):
+        for row in lists[name]:
+            print(f"{name}: {row['name']} (class {row['class']}): {row['why']}")
+    print(f"{len(lists['noticed'])} of {len(outcomes)} guards noticed, {len(lists['survivors'])} survivors, "
+          f"{len(lists['broken'])} broken, classes {', '.join(map(str, classes))}, in {seconds:.0f} s")  # fmt: skip
+    return 1 if lists["survivors"] or lists["broken"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
