@@ -4,6 +4,8 @@
 ONLY takes names, or a class as a number. `build/mutants.json` has the lists `noticed` (with the tests that did),
 `survivors` (all tests passed: the guard is not proved) and `broken` (nothing was asserted: a set-up failed, or the run
 came to its deadline). The exit code is 0 only when the last two are empty.
+
+The clusters are not what is tested: each lane keeps its two for all its runs, and only server and agents start anew.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +26,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mutants.guard import ROOT, SOURCE, Guard, problems
+from testbed.controlplane import ControlPlane
+from testbed.state import Run
+
+from mutants.guard import BOOK, ROOT, SOURCE, Guard, problems
 from mutants.table import GUARDS
 
 DEADLINE = 240.0  # seconds for the tests of one guard
@@ -68,8 +75,41 @@ def judge(guard: Guard, code: int | None, report: Path, seconds: float) -> Outco
     return Outcome(guard, "survivor", seconds, why=f"{len(cases)} tests passed")
 
 
-def run(guard: Guard) -> Outcome:
-    """The tests of one guard, against a copy without it."""
+class Lanes:
+    """A pair of control planes for each run that goes on at a time; made at first use."""
+
+    def __init__(self, jobs: int) -> None:
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(jobs):
+            self._free.put(number)
+        self._run = Run.create()
+        self._made: dict[int, Path] = {}
+
+    def close(self) -> None:
+        self._run.teardown()
+
+    def __call__(self, guard: Guard) -> Outcome:
+        """Run the tests of one guard in a free lane."""
+        number = self._free.get()
+        try:
+            road = any(test.startswith(BOOK) for test in guard.tests) and not guard.own_clusters
+            return run(guard, self._planes(number) if road else None)
+        finally:
+            self._free.put(number)
+
+    def _planes(self, number: int) -> Path:
+        if number not in self._made:
+            names = [f"lane{number}-{name}" for name in "ab"]
+            planes = [ControlPlane(name, audit=True, run=self._run).up() for name in names]
+            path = OUT / f"planes{number}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps([plane.facts() for plane in planes]))
+            self._made[number] = path
+        return self._made[number]
+
+
+def run(guard: Guard, planes: Path | None) -> Outcome:
+    """The tests of one guard, against a copy without it; `planes` are the clusters of the attack book's road."""
     folder = OUT / guard.name
     source = overlay(guard, folder)
     report, log = folder / "report.xml", folder / "pytest.log"
@@ -83,7 +123,8 @@ def run(guard: Guard) -> Outcome:
     with log.open("wb") as out:
         process = subprocess.Popen(
             words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path, "MOORING_ATTACKED_PLANES": str(planes or "")},
+            start_new_session=True,
         )  # fmt: skip
         try:
             code: int | None = process.wait(DEADLINE)
@@ -125,13 +166,19 @@ def main(arguments: Sequence[str]) -> int:
     outcomes: list[Outcome] = []
     begin = time.monotonic()
     say(f"{len(guards)} guards, {options.jobs} side by side; the log of each stands in {OUT.relative_to(ROOT)}/NAME/")
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for future in as_completed([pool.submit(run, guard) for guard in guards]):
+    lanes = Lanes(options.jobs)
+    signal.signal(signal.SIGTERM, lambda *_unused: sys.exit(1))  # ends through `finally`
+    pool = ThreadPoolExecutor(options.jobs)
+    try:
+        for future in as_completed([pool.submit(lanes, guard) for guard in guards]):
             it = future.result()
             outcomes.append(it)
             what = it.tests[0].rpartition(".")[2] if it.verdict == "noticed" else it.why
             say(f"[{len(outcomes):3}/{len(guards)} {time.monotonic() - begin:5.0f} s] "
                 f"{it.verdict:8} {it.guard.attack:2} {it.guard.name:34} {it.seconds:4.0f} s  {what}")  # fmt: skip
+    finally:
+        pool.shutdown(cancel_futures=True)
+        lanes.close()
     return report(outcomes, time.monotonic() - begin)
 
 

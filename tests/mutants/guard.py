@@ -25,7 +25,7 @@ class Edit:
 class Guard:
     """`attack` is the class of the attack book. `tests` are pytest's: files or node ids, the quickest first.
 
-    `keyword` narrows them as `-k` does.
+    `keyword` narrows them as `-k` does. `own_clusters`: the tests break a cluster, so they get new ones.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Guard:
     edits: tuple[Edit, ...]
     tests: tuple[str, ...]
     keyword: str = ""
+    own_clusters: bool = False
 
 
 def off(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import secrets
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,9 @@ from support.rawhttp import Headers, RawAnswer, RawClient, bearer
 from support.road import Kubectl, Server, agent_process, stop_process, until
 from testbed.controlplane import ControlPlane
 from testbed.state import Run
+
+PLANES = os.environ.get("MOORING_ATTACKED_PLANES", "")
+"""A file with the facts of two control planes that run already: `make mutants` keeps them for many roads in turn."""
 
 _sources = itertools.count(1)
 _SELF = json.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).encode()
@@ -165,6 +169,10 @@ def join(server: Server, name: str, plane: ControlPlane, folder: Path) -> Cluste
     """Import a cluster without nodes, its agent a process beside it with the rights of its service account."""
     folder.mkdir(parents=True)
     direct = Kubectl(plane.bin / "kubectl", Path(plane.kubeconfig))
+    if PLANES:  # what the road before left there
+        direct(
+            "-n", "mooring-system", "delete", "secret", "mooring-agent-identity", "mooring-join", "--ignore-not-found"
+        )
     made = server.api("POST", "/clusters", {"name": name})
     manifest = server.mooring("cluster", "manifest", name, "--no-workload").stdout
     direct("apply", "-f", "-", stdin=manifest)
@@ -174,7 +182,10 @@ def join(server: Server, name: str, plane: ControlPlane, folder: Path) -> Cluste
 @pytest.fixture(scope="session")
 def road(testbed_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
     """A server, and clusters `a` and `b` that joined it."""
-    planes = [ControlPlane(f"attacked-{name}", audit=True, run=testbed_run).up() for name in "ab"]
+    if PLANES:
+        planes = [ControlPlane.running(facts) for facts in json.loads(Path(PLANES).read_text())]
+    else:
+        planes = [ControlPlane(f"attacked-{name}", audit=True, run=testbed_run).up() for name in "ab"]
     folder = tmp_path_factory.mktemp("attacked")
     server = Server(folder / "server")
     server.init()
@@ -206,9 +217,19 @@ def connected(server: Server, cluster: Cluster) -> None:
 def bob(road: Road) -> Person:
     """A member of A, not of B, in the group `deckhands`; in A he may read configmaps in the namespace `default`."""
     person = road.person("bob", clusters=[road.a], groups=["deckhands"])
-    rules = ("-n", "default", "create", "role", "reader", "--verb=get,list,watch", "--resource=configmaps")
-    road.a.direct(*rules)
-    road.a.direct("-n", "default", "create", "rolebinding", "bob-reads", "--role=reader", "--user=mooring:bob")
+    rbac = "rbac.authorization.k8s.io"
+    meta = {"name": "bob-reads", "namespace": "default"}
+    rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]}]
+    road.a.plane.apply(
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": rules},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": meta,
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "bob-reads"},
+            "subjects": [{"apiGroup": rbac, "kind": "User", "name": "mooring:bob"}],
+        },
+    )
     return person
 
 

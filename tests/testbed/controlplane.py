@@ -149,7 +149,17 @@ class ControlPlane:
             "dir": str(self.dir),
             "nodes": [node.name for node in self.nodes],
             "host": self._address,
+            "audit": self.audit,
         }
+
+    @classmethod
+    def running(cls, facts: dict[str, Any]) -> ControlPlane:
+        """One that another process keeps up, from its `facts`. It can be used, but not stopped, started or killed."""
+        plane = cls(facts["name"], audit=facts["audit"], folder=Path(facts["dir"]))
+        plane.bin = Path(facts["bin"])
+        plane._address, _unused, port = facts["server"].removeprefix("https://").rpartition(":")
+        plane._port = int(port)
+        return plane
 
     # -- life
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mutants.__main__ import judge, overlay
-from mutants.guard import SOURCE, Edit, Guard, problems
+from mutants.guard import ROOT, SOURCE, Edit, Guard, problems
 from mutants.table import GUARDS
 
 
@@ -22,6 +22,15 @@ def test_names_are_unique_and_each_of_the_first_ten_classes_has_a_guard() -> Non
     names = [guard.name for guard in GUARDS]
     assert len(names) == len(set(names))
     assert {guard.attack for guard in GUARDS} >= set(range(1, 11))
+
+
+def test_the_security_page_names_each_file_of_the_attack_book() -> None:
+    page = (ROOT / "SECURITY.md").read_text()
+    for path in sorted((ROOT / "tests" / "security").glob("test_*.py")):
+        number = int(path.name.split("_")[1])
+        assert f"| {number} " in page, path.name
+        assert f"`{path.name}`" in page, path.name
+        assert (ast.get_docstring(ast.parse(path.read_text())) or "").startswith(f"Attack class {number}:"), path.name
 
 
 def test_what_is_switched_off_is_still_python(tmp_path: Path) -> None:
