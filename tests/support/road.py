@@ -108,7 +108,7 @@ class Server:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         if wait:
-            until("the server is ready", self.ready, 30)
+            until("the server is ready", self.ready, 60)
         if not self.admin_token:
             self.admin_token = self.login("admin", (self.folder / "admin.password").read_text())
 

@@ -150,6 +150,17 @@ async def test_a_jwt_is_good_once_for_all_workers_and_nobody_gets_in_without_con
     assert await one.claim("jti-number-2") is None
 
 
+async def test_a_jwt_that_was_used_is_not_good_again_because_control_was_replaced(bus: Bus) -> None:
+    one, two = await bus.join(0), await bus.join(1)
+    assert await one.claim("jti-number-1") is True
+    await bus.roster.aclose()
+    await until(lambda: not (one.link.connected or two.link.connected))
+    await bus.open()
+    await until(lambda: one.link.connected and two.link.connected)
+    assert await two.claim("jti-number-1") is False
+    assert await two.claim("jti-number-2") is True
+
+
 async def test_a_cluster_is_connected_while_any_worker_has_its_agent(bus: Bus) -> None:
     one, two = await bus.join(0), await bus.join(1)
     one.says("c-lab", True)

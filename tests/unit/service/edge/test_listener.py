@@ -512,3 +512,27 @@ async def test_stop_cuts_what_does_not_finish(edge: Edge) -> None:
     await edge.listener.stop(0.05)
     assert await peer.rest() == b""
     assert edge.world.stream.closed
+
+
+async def test_a_worker_that_retires_answers_what_comes_on_its_connections_once_more(edge: Edge) -> None:
+    idle, busy = await edge.connect(), await edge.connect()
+    await busy.send(edge.get(PODS))
+    await edge.stream()
+    retiring = asyncio.create_task(edge.listener.retire(30))
+    await until(lambda: edge.listener.stopping)
+    with pytest.raises(ConnectionRefusedError):
+        await edge.connect()
+    await idle.send(edge.get(PODS))  # sent before the client could know
+    await edge.stream(2)
+    for stream in edge.world.agent.streams:
+        stream.answer(200, [("Content-Length", "2")])
+        stream.data(b"ok")
+        stream.done()
+    # The one that was asked before goes on being kept until it is told; the other one was told with its answer.
+    assert b"Connection: close" in await idle.until(b"\r\n\r\nok")
+    assert await idle.rest() == b""
+    await busy.until(b"\r\n\r\nok")
+    await busy.send(edge.get("/healthz"))
+    assert b"Connection: close" in await busy.until(b"\r\n\r\nok\n")
+    assert await busy.rest() == b""
+    await asyncio.wait_for(retiring, 30)

@@ -267,3 +267,23 @@ async def test_metrics_count_sessions_streams_and_bytes() -> None:
     assert metric("mooring_tunnel_streams") == 0
     assert metric("mooring_tunnel_bytes_total", direction="in") - before_in == one.stats().bytes_in > 0
     assert metric("mooring_tunnel_sessions_ended_total", code="UPSTREAM_UNREACHABLE") == before_ended + 1
+
+
+async def test_who_waits_for_a_session_gets_the_next_one_or_hears_that_none_came() -> None:
+    watched = Watched()
+    got: list[Session | None] = []
+    watched.hub.wait_for("c-1", got.append, 60)
+    cancel = watched.hub.wait_for("c-1", lambda session: got.append(None), 60)
+    watched.hub.wait_for("c-2", got.append, 60)
+    cancel()
+    made = session()
+    watched.hub.add("c-1", made)
+    assert got == [made]
+    watched.hub.give_up_waiting(lambda cluster_id: cluster_id == "c-2")
+    assert got == [made]
+    watched.hub.give_up_waiting(lambda cluster_id: False)
+    assert got == [made, None]
+    late: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
+    watched.hub.wait_for("c-3", late.set_result, 0.01)
+    assert await asyncio.wait_for(late, 30) is None
+    assert watched.hub._waiting == {}

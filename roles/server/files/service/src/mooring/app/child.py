@@ -16,7 +16,7 @@ from typing import Protocol
 
 import uvloop
 
-from mooring.app.orders import BeginControl, BeginWorker, Drain, Failed, ReadCertificate, Ready, ToChild
+from mooring.app.orders import BeginControl, BeginWorker, Drain, Failed, Going, ReadCertificate, Ready, ToChild
 from mooring.bus.channel import Channel
 from mooring.lib import logging
 from mooring.lib.errors import MooringError
@@ -53,7 +53,7 @@ class _Child:
         begin = await self._begin
         config = begin.config
         logging.configure(config.log.level, config.log.format)
-        loop.add_signal_handler(signal.SIGTERM, self._signalled, config.server.stop_timeout_seconds)
+        loop.add_signal_handler(signal.SIGTERM, self._signalled, channel, config.server.stop_timeout_seconds)
         part: Part
         if isinstance(begin, BeginControl):
             from mooring.app.control import Control
@@ -90,9 +90,10 @@ class _Child:
                 if self._part is not None:
                     self._part.read_certificate()
 
-    def _signalled(self, seconds: float) -> None:
+    def _signalled(self, channel: Channel[ToChild], seconds: float) -> None:
         """SIGTERM to this process alone: it ends in good order, and the supervisor starts another."""
         if not self._stop.is_set():
+            channel.send(Going())
             self._drain = Drain(seconds=seconds, replaced=True)
             self._stop.set()
 

@@ -29,13 +29,18 @@ log = logging.get("mooring.app")
 class Keeper:
     """One place (control, or the slot of a worker). `spawn` starts a process for it."""
 
-    def __init__(self, name: str, spawn: Callable[[], Awaitable[Child]], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, spawn: Callable[[], Awaitable[Child]], on_change: Callable[[], None], seconds: float
+    ) -> None:
+        """`seconds`: what a process may take to finish what it has, when it is told to end."""
         self.name = name
+        self._seconds = seconds
         self.child: Child | None = None
         self._spawn = spawn
         self._on_change = on_change
         self._stopping = False
         self._exchanging = False
+        self._lock = asyncio.Lock()
         self._tasks = Supervisor(f"keeper {name}")
 
     async def start(self) -> None:
@@ -44,36 +49,34 @@ class Keeper:
         self._on_change()
         self._tasks.spawn(self._keep(), "keep")
 
-    async def exchange(self, seconds: float, *, overlap: bool) -> None:
-        """Put a new process in the place of the present one, which may take `seconds` to finish what it has.
+    async def exchange(self, *, overlap: bool) -> None:
+        """Put a new process in the place of the present one.
 
         `overlap`: the new one works before the old one is told to go. Raises MooringError when the new one cannot
         start; with `overlap` the old one then goes on.
         """
-        old = self.child
-        self._exchanging = True
-        try:
-            if old is not None and not overlap:
-                await old.drain(seconds, replaced=False)
-            new = await self._ready_child()
-            if overlap and old is not None and not old.ended:
-                try:
-                    await asyncio.wait_for(new.settled.wait(), SETTLE_SECONDS)
-                except TimeoutError:
-                    log.warning("some agents have not found the new worker yet", worker=self.name)
-            self.child = new
+        async with self._lock:
+            old = self.child
+            self._exchanging = True
+            try:
+                if old is not None and not overlap:
+                    await old.drain(self._seconds, replaced=False)
+                self.child = await self._settled_child(overlap and old is not None and not old.ended)
+            finally:
+                self._exchanging = False
             self._on_change()
-        finally:
-            self._exchanging = False
         if old is not None and overlap:
-            await old.drain(seconds, replaced=True)
+            try:
+                await old.drain(self._seconds, replaced=True)
+            finally:
+                await old.kill()
 
-    async def stop(self, seconds: float) -> None:
+    async def stop(self) -> None:
         """End the process, and start no other."""
         self._stopping = True
         child = self.child
         if child is not None and not child.ended:
-            await child.drain(seconds, replaced=False)
+            await child.drain(self._seconds, replaced=False)
         await self._tasks.aclose()
         if self.child is not None and not self.child.ended:
             await self.child.kill()
@@ -87,30 +90,49 @@ class Keeper:
             raise
         return child
 
+    async def _settled_child(self, settle: bool) -> Child:
+        child = await self._ready_child()
+        if settle:
+            try:
+                await asyncio.wait_for(child.settled.wait(), SETTLE_SECONDS)
+            except TimeoutError:
+                log.warning("some agents have not found the new worker yet", worker=self.name)
+            except BaseException:
+                await child.kill()
+                raise
+        return child
+
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         delay = FIRST_DELAY
         while True:
             child, began = self.child, loop.time()
             assert child is not None
-            code = await child.wait()
+            code = await child.wait_gone()
             if self._stopping:
                 return
-            if self._exchanging or child is not self.child:
-                await asyncio.sleep(FIRST_DELAY)
-                if self.child is child and not self._exchanging:
-                    continue  # the exchange failed; this is its remains
+            if child is not self.child:
                 continue
-            log.error("a process ended and is replaced", process=self.name, pid=child.pid, code=code)
+            if code is None:
+                log.info("a process ends and is replaced", process=self.name, pid=child.pid)
+                self._tasks.spawn(child.reap(self._seconds), "reap")
+            elif not self._exchanging:
+                log.error("a process ended and is replaced", process=self.name, pid=child.pid, code=code)
             if loop.time() - began >= STEADY:
                 delay = FIRST_DELAY
-            while not self._stopping:
+            while self.child is child:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, MOST_DELAY)
-                try:
-                    self.child = await self._ready_child()
-                except MooringError as error:
-                    log.error("a process cannot be started", process=self.name, reason=error.reason, hint=error.hint)
-                else:
-                    self._on_change()
-                    break
+                async with self._lock:  # an exchange may be under way, and put another in this one's place
+                    if self._stopping:
+                        return
+                    if self.child is child:
+                        await self._replace()
+
+    async def _replace(self) -> None:
+        try:
+            self.child = await self._ready_child()
+        except MooringError as error:
+            log.error("a process cannot be started", process=self.name, reason=error.reason, hint=error.hint)
+        else:
+            self._on_change()

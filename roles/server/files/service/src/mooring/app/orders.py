@@ -54,6 +54,10 @@ class Ready(_Order, frozen=True):
     """The process does its work."""
 
 
+class Going(_Order, frozen=True):
+    """The process was told by somebody else to end, and does so in good order: start another at once."""
+
+
 class Settled(_Order, frozen=True):
     """A worker has a session with every agent that is connected at all."""
 
@@ -65,4 +69,4 @@ class Failed(_Order, frozen=True):
     hint: str
 
 
-ToSupervisor = Ready | Settled | Failed
+ToSupervisor = Ready | Settled | Going | Failed

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mooring.app.orders import Drain, Failed, Ready, Settled, ToChild, ToSupervisor
+from mooring.app.orders import Drain, Failed, Going, Ready, Settled, ToChild, ToSupervisor
 from mooring.bus.channel import Channel, pair
 from mooring.lib import logging
 from mooring.lib.errors import MooringError
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 """For a process to become ready."""
 LAST_WORDS_SECONDS = 0.5
 GRACE_SECONDS = 12.0
@@ -35,6 +35,7 @@ class Child:
         self.instance = ""
         """A worker's name in HELLO."""
         self.settled = asyncio.Event()
+        self._going = asyncio.Event()
         self._process = process
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._channel: Channel[ToSupervisor] = Channel(ToSupervisor, self._heard, lambda channel: None)
@@ -77,9 +78,19 @@ class Child:
             await self.kill()
             raise
 
-    async def wait(self) -> int:
-        """Wait for its end; returns the exit code, negative for a signal."""
-        return await asyncio.shield(self._exit)
+    async def wait_gone(self) -> int | None:
+        """Wait for its end; returns the exit code, negative for a signal, or None when it is only about to end."""
+        going = asyncio.ensure_future(self._going.wait())
+        await asyncio.wait({self._exit, going}, return_when=asyncio.FIRST_COMPLETED)
+        going.cancel()
+        return self._exit.result() if self._exit.done() else None
+
+    async def reap(self, seconds: float) -> None:
+        """Wait for the end of one that is about to; kill it when it takes longer than it may."""
+        done, _unused = await asyncio.wait([self._exit], timeout=seconds + GRACE_SECONDS)
+        if not done:
+            log.error("a process did not end in time and is killed", process=self.name, pid=self.pid)
+        await self.kill()
 
     @property
     def ended(self) -> bool:
@@ -93,11 +104,7 @@ class Child:
     async def drain(self, seconds: float, *, replaced: bool) -> None:
         """Let it end by itself; kill it when it takes longer than it may."""
         self.send(Drain(seconds=seconds, replaced=replaced))
-        done, _unused = await asyncio.wait([self._exit], timeout=seconds + GRACE_SECONDS)
-        if not done:
-            log.error("a process did not end in time and is killed", process=self.name, pid=self.pid)
-            await self.kill()
-        self._channel.close()
+        await self.reap(seconds)
 
     async def kill(self) -> None:
         """End it now."""
@@ -117,5 +124,7 @@ class Child:
             case Failed(reason=reason, hint=hint):
                 if not self._ready.done():
                     self._ready.set_exception(MooringError(reason, hint))
+            case Going():
+                self._going.set()
             case Settled():
                 self.settled.set()

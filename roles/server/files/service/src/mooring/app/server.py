@@ -22,6 +22,7 @@ import signal
 import socket
 import ssl
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -91,9 +92,10 @@ class Server:
         self._listen: list[list[socket.socket]] = []
         self._api: socket.socket | None = None
         self._bus: socket.socket | None = None
-        self._control = Keeper("control", self._spawn_control, self._write_state)
+        self._control = Keeper("control", self._spawn_control, self._write_state, _CONTROL_STOP_SECONDS)
+        seconds = config.server.stop_timeout_seconds
         self._workers = [
-            Keeper(f"worker-{slot}", lambda slot=slot: self._spawn_worker(slot), self._write_state)  # type: ignore[misc]
+            Keeper(f"worker-{slot}", partial(self._spawn_worker, slot), self._write_state, seconds)
             for slot in range(self.count)
         ]
         self._restarting = False
@@ -116,7 +118,7 @@ class Server:
         self._api = self._unix(config.api_socket)
         self._bus = self._unix(config.bus_socket)
         self._ending.callback(state.remove, config)
-        self._ending.push_async_callback(self._control.stop, _CONTROL_STOP_SECONDS)
+        self._ending.push_async_callback(self._control.stop)
         await self._control.start()
         self._ending.push_async_callback(self._stop_workers)
         await asyncio.gather(*(keeper.start() for keeper in self._workers))
@@ -230,17 +232,15 @@ class Server:
     async def restart(self) -> None:
         """Exchange all processes, one after another. Raises MooringError when a new one cannot start."""
         log.info("rolling restart begins", workers=self.count)
-        seconds = self.config.server.stop_timeout_seconds
-        # Control first: if the new program cannot start at all, no worker has been touched. Its sockets stay open here,
-        # so that calls of the REST API wait for the new one; the workers go on with what they know.
-        await self._control.exchange(_CONTROL_STOP_SECONDS, overlap=False)
+        # Control last: a new program that cannot start fails at the first worker, and nothing has been lost.
         for keeper in self._workers:
-            await keeper.exchange(seconds, overlap=True)
+            await keeper.exchange(overlap=True)
+        # Its sockets stay open here: calls of the REST API wait for the new one, and workers go on with what they know.
+        await self._control.exchange(overlap=False)
         log.info("rolling restart done", workers=self.count)
 
     async def _stop_workers(self) -> None:
-        seconds = self.config.server.stop_timeout_seconds
-        await asyncio.gather(*(keeper.stop(seconds) for keeper in self._workers))
+        await asyncio.gather(*(keeper.stop() for keeper in self._workers))
 
     async def stop(self) -> None:
         """Takes nothing new, lets what is under way finish within stop_timeout_seconds, and closes everything."""

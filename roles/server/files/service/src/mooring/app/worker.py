@@ -48,10 +48,12 @@ from mooring.tunnel.hub import Hub
 from mooring.tunnel.session import Session, tunnel_limits
 from mooring.wire.frames import MAX_PEERS, Hello
 
-CONTROL_SECONDS: Final = 20.0
+CONTROL_SECONDS: Final = 40.0
 """For the first snapshot of control."""
 LINGER_SECONDS: Final = 5.0
 """For clients to send one more request on a connection that they keep, when another worker has taken over."""
+API_WAIT_SECONDS: Final = 5.0
+"""Without control, after which calls of the REST API are refused at once."""
 _TICK_SECONDS: Final = 0.25
 
 log = logging.get("mooring.app")
@@ -127,7 +129,7 @@ class Worker:
                 claim=self._link.claim,
                 instance=self._begin.instance,
             ),
-            rest=RestRoute(pool, settings),
+            rest=RestRoute(pool, settings, away=self._api_away),
             builtin=Builtin(
                 {
                     "audit": lambda: audit.problem,
@@ -200,6 +202,10 @@ class Worker:
             self.hub.remove(change.cluster_id, "the agent registered with another key")
 
     # -- while it runs -------------------------------------------------------------------------------------------------
+
+    def _api_away(self) -> str:
+        """Calls wait in the socket's queue while control is replaced. Once that takes long they are refused instead."""
+        return "the control process is away" if self._link.lost_for() > API_WAIT_SECONDS else ""
 
     def _stale(self) -> str:
         """Why nobody can be let in: what was revoked since control went away is not known here."""

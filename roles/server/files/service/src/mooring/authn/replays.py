@@ -26,6 +26,12 @@ class Replays:
             seen = self._seen[cluster_id] = _Seen()
         return seen.first_time(jti, until, now)
 
+    def seen(self, now: float) -> list[tuple[str, str, float]]:
+        """What could still be replayed: cluster, `jti`, and until when."""
+        return [
+            (cluster, jti, until) for cluster, seen in self._seen.items() for until, jti in seen.order if until > now
+        ]
+
     def forget(self, cluster_id: str) -> None:
         """The cluster is gone; drop what is remembered of it."""
         self._seen.pop(cluster_id, None)
@@ -34,14 +40,14 @@ class Replays:
 class _Seen:
     def __init__(self) -> None:
         self._ids: set[str] = set()
-        self._order: deque[tuple[float, str]] = deque()
+        self.order: deque[tuple[float, str]] = deque()
 
     def first_time(self, jti: str, until: float, now: float) -> bool:
-        while self._order and self._order[0][0] <= now:
-            self._ids.discard(self._order.popleft()[1])
+        while self.order and self.order[0][0] <= now:
+            self._ids.discard(self.order.popleft()[1])
         if jti in self._ids or len(self._ids) >= REPLAYS_PER_CLUSTER:
             return False
         self._ids.add(jti)
         # An entry may stand behind one that lives longer; it then stays a little longer than it must, never shorter.
-        self._order.append((until, jti))
+        self.order.append((until, jti))
         return True

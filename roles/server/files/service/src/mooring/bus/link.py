@@ -18,6 +18,7 @@ import msgspec
 
 from mooring.authn.agents import AgentIdentity
 from mooring.authn.index import Index
+from mooring.authn.replays import Replays
 from mooring.bus import messages, totals
 from mooring.bus.channel import Channel
 from mooring.bus.messages import ToWorker
@@ -62,9 +63,11 @@ class Link:
         self._loaded = asyncio.Event()
         self._ended = asyncio.Event()
         self._parts: list[messages.SnapshotPart] = []
-        self._heard = clock.monotonic()
+        self._alive = clock.monotonic()  # the channel's last sign of life
+        self._heard = self._alive  # when the index was last known to be true
         self._reachable: set[str] = set()
         self._said: dict[str, bytes] = {}
+        self._replays = Replays()
         self._claims: dict[int, Callable[[bool | None], None]] = {}
         self._asked: dict[int, Callable[[bytes], None]] = {}
         self._next = 0
@@ -125,16 +128,16 @@ class Link:
         number = self._number()
         timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, lambda: self._claimed(number, None))
 
+        jti = _printable(identity.jti)
+
         def done(first: bool | None) -> None:
             timer.cancel()
+            if first:
+                self._replays.first_time(identity.cluster_id, jti, identity.until, self._clock.now())
             answer(first)
 
         self._claims[number] = done
-        self._send(
-            messages.Claim(
-                id=number, cluster_id=identity.cluster_id, jti=_printable(identity.jti), until=identity.until
-            )
-        )
+        self._send(messages.Claim(id=number, cluster_id=identity.cluster_id, jti=jti, until=identity.until))
 
     def note_refused(self, cluster_id: str, reason: str) -> None:
         """A handshake in this cluster's name was refused."""
@@ -188,16 +191,18 @@ class Link:
 
     def _opened(self, channel: Channel[ToWorker]) -> None:
         self._channel = channel
+        self._alive = self._clock.monotonic()
         self._parts.clear()
         connected = {cluster_id: self._said.get(cluster_id, b"") for cluster_id in self._hub.clusters()}
-        channel.send(messages.Join(instance=self._instance, slot=self._slot, pid=self._pid, connected=connected))
+        seen = self._replays.seen(self._clock.now())
+        join = messages.Join(instance=self._instance, slot=self._slot, pid=self._pid, connected=connected, seen=seen)
+        channel.send(join)
         if self._leaving:
             channel.send(messages.Leaving())
 
     def _lost(self, channel: Channel[ToWorker]) -> None:
         if self._synced:
             log.warning("the control process is away; this worker goes on with what it knows")
-            self._heard = self._clock.monotonic()
         self._synced = False
         self._channel = None
         self._ended.set()
@@ -212,8 +217,8 @@ class Link:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             now = self._clock.monotonic()
-            if self._channel is not None and now - self._heard > SILENCE_SECONDS:
-                log.error("the control process is silent; its channel is closed", seconds=round(now - self._heard))
+            if self._channel is not None and now - self._alive > SILENCE_SECONDS:
+                log.error("the control process is silent; its channel is closed", seconds=round(now - self._alive))
                 self._channel.abort()
             if self._synced and now - used_at >= USED_SECONDS:
                 used_at = now
@@ -227,7 +232,9 @@ class Link:
     # -- heard of control ----------------------------------------------------------------------------------------------
 
     def _heard_message(self, channel: Channel[ToWorker], message: ToWorker) -> None:
-        self._heard = self._clock.monotonic()
+        self._alive = self._clock.monotonic()
+        if self._synced:
+            self._heard = self._alive
         match message:
             case messages.Changed(delta=delta):
                 self._index.apply(delta)
@@ -269,6 +276,7 @@ class Link:
         # Always as changes: what was held open by a right that is gone must end.
         self._index.replace(Snapshot(clusters=clusters, users=users, tokens=tokens, members=members))
         self._synced = True
+        self._heard = self._clock.monotonic()
         if self._loaded.is_set():
             log.info("the control process is back")
         self._loaded.set()

@@ -33,12 +33,14 @@ class Family(msgspec.Struct, frozen=True):
 
 class Join(_Message, frozen=True):
     """A worker is there, or there again. `connected`: the clusters whose agent has a session with it, each with the
-    last status that the agent reported, as JSON; empty: none yet."""
+    last status that the agent reported, as JSON; empty: none yet. `seen`: JWTs of agents that were let in here, as in
+    `Claim`, for a control process that does not know."""
 
     instance: str
     slot: int
     pid: int
     connected: dict[str, bytes]
+    seen: list[tuple[str, str, float]] = []
 
 
 class AgentUp(_Message, frozen=True):

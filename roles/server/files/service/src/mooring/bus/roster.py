@@ -138,6 +138,8 @@ class Roster:
             channel.send(messages.SnapshotPart(members={cluster_id: members}))
         channel.send(messages.SnapshotEnd())
         channel.send(messages.Beat(database=self._database()))
+        for cluster_id, jti, until in message.seen:
+            self._replays.first_time(cluster_id, jti, until, self._clock.now())
         for cluster_id, status in message.connected.items():
             self._up(worker, cluster_id)
             if status:

@@ -9,6 +9,7 @@ It must not: authenticate (the API does, by the same index), or forward an upgra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import Counter
@@ -33,10 +34,11 @@ _DROP_PREFIXES: Final = (b"x-mooring-", b"x-forwarded-", b"x-remote-", b"imperso
 
 
 class RestRoute:
-    """Forwards requests to the REST API."""
+    """Forwards requests to the REST API. `away` says why it cannot be reached for now; empty: it can."""
 
-    def __init__(self, pool: Http1Pool, settings: EdgeSettings) -> None:
+    def __init__(self, pool: Http1Pool, settings: EdgeSettings, *, away: Callable[[], str] = lambda: "") -> None:
         self.pool = pool
+        self._away = away
         self.settings = settings
         self._open = bounds.Slots(settings.api_requests_per_source)
         self._counters: dict[int, Counter] = {}
@@ -48,6 +50,10 @@ class RestRoute:
             return None
         if request.length > self.settings.api_body_max:
             self.refuse(client, self.too_large())
+            return None
+        away = self._away()
+        if away:
+            self.refuse(client, Refused(503, f"the REST API cannot be reached: {away}", retry_after=1))
             return None
         source = bucket(client.source)
         if not self._open.take(source):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -20,7 +21,8 @@ from pathlib import Path
 import httpx
 import pytest
 from mooring import app
-from mooring.cli import setup
+from mooring.app import state
+from mooring.cli import checks, setup
 from mooring.lib import certificates, config
 from mooring.lib.config import Config
 from mooring.lib.errors import MooringError
@@ -55,8 +57,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Config:
             prefix="mooring:",
         )
     )
-    made = config.load(done.config_path)
-    return replace(made, server=replace(made.server, workers=1))
+    text = done.config_path.read_text()
+    done.config_path.write_text(text.replace("# workers = 0", "workers = 1"))
+    return config.load(done.config_path)
 
 
 @asynccontextmanager
@@ -229,18 +232,26 @@ async def test_a_stop_does_not_wait_for_idle_connections(made: Config) -> None:
     writer.close()
 
 
-def test_the_process_prints_one_line_when_it_listens_and_ends_at_sigterm(made: Config) -> None:
-    command = ["server", "run", "--config", str(made.data_dir / "mooring.toml")]
+def start(settings: Config) -> subprocess.Popen[str]:
+    """A server in a process of its own, listening."""
+    command = ["server", "run", "--config", str(settings.data_dir / "mooring.toml")]
     script = "from mooring.cli.main import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", script, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"listening on {settings.url}\n"
+    return process
+
+
+def test_the_process_prints_one_line_when_it_listens_and_ends_at_sigterm(made: Config) -> None:
+    process = start(made)
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"listening on {made.url}\n"
+        found = state.running(made)
+        assert found is not None
+        assert found.pid == process.pid
+        assert all(map(state.alive, [found.control, *(worker.pid for worker in found.workers)]))
+        assert [finding.result for finding in checks.processes(made)] == ["ok"]
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
     finally:
@@ -249,3 +260,46 @@ def test_the_process_prints_one_line_when_it_listens_and_ends_at_sigterm(made: C
     assert process.returncode == 0, err
     assert out == ""
     assert "Traceback" not in err
+    assert state.running(made) is None
+    assert checks.processes(made) == []
+
+
+def test_a_supervisor_that_is_killed_takes_its_processes_along_and_the_next_one_takes_over(made: Config) -> None:
+    first = start(made)
+    before = state.running(made)
+    first.kill()
+    first.wait()
+    second = start(made)
+    try:
+        after = state.running(made)
+        assert before is not None
+        assert after is not None
+        assert after.pid == second.pid
+        assert not any(map(state.alive, [before.control, *(worker.pid for worker in before.workers)]))
+        second.send_signal(signal.SIGTERM)
+        _unused, err = second.communicate(timeout=60)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+    assert second.returncode == 0, err
+
+
+async def test_without_control_for_too_long_nobody_is_let_in_and_what_is_open_ends(made: Config) -> None:
+    """A process that cannot hear of revocations must not go on as if there were none."""
+    impatient = replace(made, server=replace(made.server, control_grace_seconds=0.2))
+    async with running(impatient) as client:
+        login = await client.post("/api/v1/login", json={"username": "admin", "password": PASSWORD})
+        client.headers["Authorization"] = f"Bearer {login.json()['token']}"
+        before = await client.get("/k8s/clusters/nolab/version")
+        assert before.status_code == 404
+        found = state.running(impatient)
+        assert found is not None
+        os.kill(found.control, signal.SIGKILL)
+        seen = []
+        async with asyncio.timeout(60):
+            while not seen or seen[-1] != 404 or 503 not in seen:
+                answer = await client.get("/k8s/clusters/nolab/version")
+                assert answer.status_code == 404 or "away for too long" in answer.json()["message"]
+                seen.append(answer.status_code)
+        assert (await client.get("/api/v1/whoami")).status_code == 200
