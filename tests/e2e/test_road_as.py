@@ -166,7 +166,10 @@ def ways(road: Road) -> Iterator[Ways]:
     )
     # RBAC arrives in the API server a moment after it was written. And an API server that has let somebody impersonate
     # once by the verb `impersonate` tells refusals by that verb, and not by the newer ones of KEP-5284.
-    until("pilot may act as alice", lambda: found.direct.whoami([user("alice")])[0] == 201)
+    chart = "/api/v1/namespaces/crew/configmaps/chart"
+    until("pilot may act as alice", lambda: found.direct.whoami([user("alice"), uid("7")])[0] == 201)
+    until("pilot may act as the robot", lambda: found.direct.whoami([user(ROBOT)])[0] == 201)
+    until("sailors may read", lambda: found.direct.call("GET", chart, [user("alice"), group("sailors")])[0] == 200)
     until("pilot may act as alice", lambda: found.through.whoami([user("alice")])[0] == 201)
     yield found
     road.direct("delete", "namespace", "crew", "--wait=false")
