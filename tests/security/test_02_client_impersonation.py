@@ -2,15 +2,16 @@
 """Attack class 2: `Impersonate-*` headers of a client, in every spelling, on every route and upgrade.
 
 Whoever gets one through is whoever he likes. Guards: `proxy/impersonate.py` (`verdict`, by prefix, with `_` for `-`),
-`proxy/chain.py` (`authorise` refuses, `_rebuild` writes ours after the client's), `edge/routes.py` (no such header on
-other routes), `agent/dispatch.py` (exactly one user, no names of Kubernetes' own). Bob has no right to impersonate in
-the cluster, so these attacks fail with and without support for `kubectl --as`.
+`wire/actas.py` (what `kubectl --as` sends is read into a value and written anew), `agent/acting.py` and
+`agent/review.py` (the cluster is asked first, as the real user), `edge/routes.py` (no such header on other routes),
+`agent/dispatch.py` (exactly one real user, no names of Kubernetes' own). Bob has no right to impersonate.
 """
 
 from __future__ import annotations
 
 from support.glass import Glass
 from support.rawhttp import RawClient, bearer, lines
+from support.road import until
 
 from .conftest import Person, Road, strangers
 
@@ -139,3 +140,48 @@ def test_an_administrator_gets_no_header_through_that_kubernetes_does_not_know(
         answer = client.request("GET", glass.path("/version"), bearer(road.server.admin_token, *attack))
         assert answer.status in (400, 403), (attack, str(answer))
     assert glass.calls == []
+
+
+def test_a_right_to_act_as_one_is_no_right_to_act_as_another(road: Road, client: RawClient) -> None:
+    """A deputy may act as alice in A: not with groups, not as others, not with our extras, and not in B."""
+    deputy = road.person("deputy", clusters=[road.a, road.b], password=False)
+    rbac = "rbac.authorization.k8s.io"
+    rule = {"apiGroups": [""], "resources": ["users"], "resourceNames": ["alice"], "verbs": ["impersonate"]}
+    road.a.plane.apply(
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": "act-as-alice"}, "rules": [rule]},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "act-as-alice"},
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": "act-as-alice"},
+            "subjects": [{"apiGroup": rbac, "kind": "User", "name": "mooring:deputy"}],
+        },
+    )
+    alice = (b"Impersonate-User", b"alice")
+    begin = road.a.position()
+    # The API server takes a moment to hear of the binding; a no that came before counts for seconds.
+    until("the right is there", lambda: road.whoami(client, road.a, deputy.token, [alice]).status == 201, 30)
+    answer = road.whoami(client, road.a, deputy.token, [alice])
+    info = answer.json()["status"]["userInfo"]
+    assert (info["username"], info.get("uid", ""), info["groups"]) == ("alice", "", ["system:authenticated"])
+    assert info["extra"]["mooring.fleet/original-user"] == ["mooring:deputy"]
+    assert info["extra"]["mooring.fleet/original-uid"] == [deputy.uid]
+    extra = b"Impersonate-Extra-mooring.fleet%2foriginal-user"
+    attacks: list[Pairs] = [
+        [(b"Impersonate-User", b"alice2")],
+        [(b"Impersonate-User", b"system:admin")],
+        [alice, (b"Impersonate-Group", b"system:masters")],
+        [alice, (b"Impersonate-Uid", b"0")],
+        [alice, (b"Impersonate-Extra-Scopes", b"all")],
+        [alice, (b"Impersonate-User", b"bob")],
+        [alice, (extra, b"mooring:admin")],
+        [alice, (extra.upper(), b"mooring:admin")],
+        [alice, (b"X-Mooring-As-Group", b"system:masters"), (b"Impersonate-Group", b"ops")],
+        [(b"Connection", b"Impersonate-Uid"), alice],
+    ]
+    for attack in attacks:
+        answer = road.whoami(client, road.a, deputy.token, attack)
+        assert answer.status in (400, 403), (attack, str(answer))
+    assert road.whoami(client, road.b, deputy.token, [alice]).status == 403
+    known = [road.known_as(deputy), ("alice", "", ["system:authenticated"])]
+    assert strangers(road.seen_until(road.a, begin), *known) == []
