@@ -63,7 +63,8 @@ class Place:
         self.made: list[FakeChild] = []
         self.faults: list[str] = []
         self.changes = 0
-        self.keeper = Keeper("worker-0", self._spawn, self._changed, 1.0)
+        self.failures = 0
+        self.keeper = Keeper("worker-0", self._spawn, self._changed, 1.0, self._failed)
 
     async def _spawn(self) -> Child:
         child = FakeChild(len(self.made) + 1, self.faults.pop(0) if self.faults else "")
@@ -72,6 +73,9 @@ class Place:
 
     def _changed(self) -> None:
         self.changes += 1
+
+    def _failed(self) -> None:
+        self.failures += 1
 
     @property
     def now(self) -> int:
@@ -96,7 +100,7 @@ async def test_a_process_that_dies_is_replaced_also_when_the_first_tries_fail() 
     place.faults = ["no memory", "no memory"]
     place.made[0].end(-9)
     await until(lambda: place.now == 4)
-    assert place.changes == 2
+    assert (place.changes, place.failures) == (2, 2)
     assert [child.log for child in place.made] == [[], ["kill"], ["kill"], []]
     await place.keeper.stop()
     assert place.made[3].log == ["drain"]

@@ -61,6 +61,23 @@ def test_connections_are_spread_over_all_workers_and_none_is_lost_with_its_proce
             client.close()
 
 
+def test_a_worker_that_cannot_be_started_does_not_keep_its_part_of_the_connections(port: int) -> None:
+    with bound(f"127.0.0.1:{port}", 2) as made:
+        for some in made:
+            some[0].listen(64)
+        made[0][0].close()
+        clients = [socket.create_connection(("127.0.0.1", port), 5) for _unused in range(32)]
+        for client in clients:
+            made[1][0].accept()[0].close()
+            client.close()
+        made[0] = sockets.bind_again(settings(f"127.0.0.1:{port}"))
+        made[0][0].listen(64)
+        clients = [socket.create_connection(("127.0.0.1", port), 5) for _unused in range(32)]
+        assert select.select([made[0][0]], [], [], 10)[0]
+        for client in clients:
+            client.close()
+
+
 def test_a_port_is_not_shared_with_another_program_also_when_that_would_let_us(port: int) -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -115,3 +115,9 @@ def test_what_would_end_by_itself_is_left_when_the_server_stops(world: World) ->
     assert (cut(bobs), cut(roots), client.log) == (True, True, [])
     world.registry.cut_all("stop", "the server stops")
     assert client.status == 503
+
+
+def test_an_exec_is_left_its_time_when_another_worker_takes_over_and_a_watch_is_not(world: World) -> None:
+    bobs, roots = watch(world, "bob"), watch(world, "root", upgrade="websocket")
+    world.registry.cut_endless("stop", "connect again", spare_raw=True)
+    assert (cut(bobs), cut(roots)) == (True, False)

@@ -30,14 +30,21 @@ class Keeper:
     """One place (control, or the slot of a worker). `spawn` starts a process for it."""
 
     def __init__(
-        self, name: str, spawn: Callable[[], Awaitable[Child]], on_change: Callable[[], None], seconds: float
+        self,
+        name: str,
+        spawn: Callable[[], Awaitable[Child]],
+        on_change: Callable[[], None],
+        seconds: float,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        """`seconds`: what a process may take to finish what it has, when it is told to end."""
+        """`seconds`: what a process may take to finish what it has, when it is told to end. `on_failure` hears that one
+        that died could not be replaced, each time."""
         self.name = name
         self._seconds = seconds
         self.child: Child | None = None
         self._spawn = spawn
         self._on_change = on_change
+        self._on_failure = on_failure
         self._stopping = False
         self._exchanging = False
         self._lock = asyncio.Lock()
@@ -134,5 +141,6 @@ class Keeper:
             self.child = await self._ready_child()
         except MooringError as error:
             log.error("a process cannot be started", process=self.name, reason=error.reason, hint=error.hint)
+            self._on_failure()
         else:
             self._on_change()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import itertools
 import os
 import signal
 import socket
@@ -95,7 +94,13 @@ class Server:
         self._control = Keeper("control", self._spawn_control, self._write_state, _CONTROL_STOP_SECONDS)
         seconds = config.server.stop_timeout_seconds
         self._workers = [
-            Keeper(f"worker-{slot}", partial(self._spawn_worker, slot), self._write_state, seconds)
+            Keeper(
+                f"worker-{slot}",
+                partial(self._spawn_worker, slot),
+                self._write_state,
+                seconds,
+                partial(self._park, slot),
+            )
             for slot in range(self.count)
         ]
         self._restarting = False
@@ -113,8 +118,7 @@ class Server:
         self._ending.callback(os.close, self._lock)
         self._check_certificate()
         self._listen = sockets.bind(config, self.count)
-        for sock in itertools.chain(*self._listen):
-            self._ending.callback(sock.close)
+        self._ending.callback(self._close_sockets)
         self._api = self._unix(config.api_socket)
         self._bus = self._unix(config.bus_socket)
         self._ending.callback(state.remove, config)
@@ -130,6 +134,16 @@ class Server:
         self._ending.callback(listener.close)
         return listener
 
+    def _close_sockets(self) -> None:
+        for slot in range(len(self._listen)):
+            self._park(slot)
+
+    def _park(self, slot: int) -> None:
+        """Nobody can be started for this slot: what the kernel would put into its queue goes to the others instead."""
+        parked, self._listen[slot] = self._listen[slot], []
+        for sock in parked:
+            sock.close()
+
     async def _spawn_control(self) -> Child:
         assert self._api is not None
         assert self._bus is not None
@@ -139,6 +153,8 @@ class Server:
         return await Child.start("control", order, [self._lock, api, bus])
 
     async def _spawn_worker(self, slot: int) -> Child:
+        if not self._listen[slot]:
+            self._listen[slot] = sockets.bind_again(self.config)
         listen = [sock.fileno() for sock in self._listen[slot]]
         instance = f"{self.config.instance}/{new_id('i')}"
         order = BeginWorker(config=self.config, instance=instance, slot=slot, workers=self.count, listen=listen)

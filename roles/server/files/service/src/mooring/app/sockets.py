@@ -2,7 +2,8 @@
 """The listening sockets. The supervisor binds them and never accepts: so they outlive the processes that do.
 
 Each worker has a socket of its own on the one port (SO_REUSEPORT), and the kernel spreads connections over them. The
-supervisor keeps them all open: what waits in the queue of a worker that died is taken up by the next one.
+supervisor keeps them all open: what waits in the queue of a worker that died is taken up by the next one. Only when no
+next one can be started are they closed, so that the kernel gives connections to the others.
 
 It must not: share the port with a program that is not ours. SO_REUSEPORT would let it, so the port is tried without
 that first.
@@ -21,26 +22,51 @@ from mooring.lib.errors import MooringError
 
 def bind(config: Config, workers: int) -> list[list[socket.socket]]:
     """Bound sockets for each worker: one per address family. Raises ConfigError when the port cannot be had."""
-    host, port = config.address
     made: list[list[socket.socket]] = []
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        addresses = list(dict.fromkeys((family, address) for family, _type, _proto, _name, address in found))
-        if not host:
-            addresses = [each for each in addresses if _supported(each[0])]
-        for family, address in addresses:
+        for family, address in _addresses(config):
             _socket(family, address, shared=False).close()
         for _unused in range(workers):
-            made.append([])
-            for family, address in addresses:
-                made[-1].append(_socket(family, address, shared=True))
+            made.append(_bind_one(config))
     except OSError as error:
         for sock in itertools.chain(*made):
             sock.close()
-        raise ConfigError(
-            f"cannot listen on {config.server.listen}: {error.strerror or error}",
-            "another program may have the port; correct server.listen, or stop that program",
-        ) from None
+        raise _refused(config, error) from None
+    return made
+
+
+def bind_again(config: Config) -> list[socket.socket]:
+    """Bound sockets for one more worker on a port that is ours already. Raises ConfigError."""
+    try:
+        return _bind_one(config)
+    except OSError as error:
+        raise _refused(config, error) from None
+
+
+def _refused(config: Config, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot listen on {config.server.listen}: {error.strerror or error}",
+        "another program may have the port; correct server.listen, or stop that program",
+    )
+
+
+def _addresses(config: Config) -> list[tuple[int, tuple[object, ...]]]:
+    host, port = config.address
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    every: list[tuple[int, tuple[object, ...]]] = [(family, address) for family, _type, _proto, _name, address in found]
+    addresses = list(dict.fromkeys(every))
+    return addresses if host else [each for each in addresses if _supported(each[0])]
+
+
+def _bind_one(config: Config) -> list[socket.socket]:
+    made: list[socket.socket] = []
+    try:
+        for family, address in _addresses(config):
+            made.append(_socket(family, address, shared=True))
+    except BaseException:
+        for sock in made:
+            sock.close()
+        raise
     return made
 
 
