@@ -180,6 +180,13 @@ def test_a_stream_over_max_streams_is_refused_as_busy() -> None:
     assert frames.unpack_reason(frame[frames.HEADER_SIZE :])[0] is Code.BUSY
 
 
+def test_the_server_has_a_bound_of_streams_of_its_own() -> None:
+    pipe = Pipe(limits=Limits(max_streams=1))
+    pipe.open("a")
+    with pytest.raises(Busy):
+        pipe.server.open(b"b")
+
+
 def test_a_reset_of_the_server_ends_the_stream_at_the_agent_and_drops_what_was_queued() -> None:
     pipe = Pipe()
     stream_id = pipe.opened("watch")

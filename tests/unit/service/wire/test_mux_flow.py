@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from mooring.wire import frames
 from mooring.wire.events import DataReceived, Event, HeadReceived, StreamReset
-from mooring.wire.flow import Limits, Overrun
+from mooring.wire.flow import SMALL_QUEUE, Limits, Overrun
 from mooring.wire.frames import Code, RemoteError
 from mooring.wire.mux import Mux
 from support.mux_pipe import Pipe
@@ -195,6 +195,25 @@ def test_a_writer_that_goes_on_regardless_is_stopped() -> None:
         pipe.agent.send_data(stream_id, bytes(1000))
     with pytest.raises(Overrun):
         pipe.agent.send_data(stream_id, b"x")
+
+
+def test_many_readers_that_stand_still_do_not_hold_a_whole_buffer_each() -> None:
+    """One user with 400 unread lists took 320 MiB of the agent, more than its pod may have."""
+    limits = Limits(send_buffer=100_000, send_total=150_000)
+    pipe = Pipe(limits=limits, server={"window": frames.MIN_WINDOW})
+    first, second, third = [pipe.opened(tag) for tag in ("first", "second", "third")]
+    assert not pipe.agent.send_data(first, bytes(100_000))
+    assert pipe.agent.send_data(second, bytes(45_000))
+    assert pipe.agent.send_data(third, bytes(SMALL_QUEUE - 1)), "a small answer always finds room"
+    assert not pipe.agent.send_data(third, b"x")
+    pipe.agent.reset(first, Code.CANCEL)
+    assert pipe.agent.send_data(second, b"x"), "what was dropped does not count any more"
+    pipe.to_server()
+    assert pipe.agent.take_writable() == ["third"]
+    assert pipe.agent._out.data_bytes == sum(stream.queued for stream in pipe.agent._streams.values()) > 0
+    for stream_id in (second, third):
+        pipe.agent.reset(stream_id, Code.CANCEL)
+    assert pipe.agent._out.data_bytes == 0
 
 
 def test_nobody_is_told_to_write_on_a_stream_that_was_reset_meanwhile() -> None:

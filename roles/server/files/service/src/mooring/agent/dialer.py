@@ -37,6 +37,8 @@ WINDOW = 64 * 1024
 """Credit in bytes that a stream begins with; it grows while it is used. Small, since most requests have no body."""
 GROWTH = 32 * 1024 * 1024
 """What the windows of a session may grow together: the agent has a memory limit."""
+SEND_TOTAL = 32 * 1024 * 1024
+"""Bytes of responses that wait to be sent in a session; above, a stream is stopped with 16 KiB and not with 256."""
 STEADY = 10.0
 """Seconds after which a session counts as good and the delays start over."""
 DUPLICATE_DELAY = 30.0
@@ -116,7 +118,13 @@ class Dialer:
 
     def new_session(self, url: str) -> Session:
         """A session that is not connected yet."""
-        return Session("agent", self._hello, on_open=self._on_open, limits=Limits(growth_budget=GROWTH), name=url)
+        return Session(
+            "agent",
+            self._hello,
+            on_open=self._on_open,
+            limits=Limits(growth_budget=GROWTH, send_total=SEND_TOTAL),
+            name=url,
+        )
 
     def connected(self, link: _Link, session: Session, hello: Hello) -> bool:
         """A link has a session. False: there is already one to this instance."""

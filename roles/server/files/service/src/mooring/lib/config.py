@@ -200,6 +200,9 @@ class TunnelSection(_Section, frozen=True, kw_only=True):
     send_buffer_bytes: Annotated[
         Buffer, _doc("Bytes queued for an agent on a stream at which its client is not read any more.")
     ] = 262_144
+    send_total_bytes: Annotated[
+        Buffer, _doc("Bytes queued for an agent on all streams, above which each may queue 16 KiB only.")
+    ] = 67_108_864
     open_backlog_bytes: Annotated[
         Buffer, _doc("Bytes of new requests queued for an agent at which the next one is refused.")
     ] = 1_048_576

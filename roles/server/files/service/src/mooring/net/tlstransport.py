@@ -152,8 +152,8 @@ class TlsTransport(asyncio.Transport):
         self._below = below
         self._handshake()
 
-    def received(self, data: bytes) -> None:
-        """Encrypted bytes."""
+    def received(self, data: bytes | memoryview) -> None:
+        """Encrypted bytes; they are copied."""
         self._incoming.write(data)
         if self.ready.done():
             self._drain()
@@ -282,8 +282,11 @@ class TlsTransport(asyncio.Transport):
             self._below.write(self._outgoing.read())
 
 
-class _Below(asyncio.Protocol):
-    """What the TCP transport talks to."""
+class _Below(asyncio.BufferedProtocol):
+    """What the TCP transport talks to. What one read may bring is held while reading is paused: so it is bounded."""
+
+    # Shared by all: what is read into it is handed on before anything else is read.
+    _buffer = memoryview(bytearray(READ))
 
     def __init__(self, above: TlsTransport) -> None:
         self._above = above
@@ -291,8 +294,11 @@ class _Below(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._above.made(cast(asyncio.Transport, transport))
 
-    def data_received(self, data: bytes) -> None:
-        self._above.received(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._above.received(self._buffer[:nbytes])
 
     def eof_received(self) -> bool:
         self._above.ended()

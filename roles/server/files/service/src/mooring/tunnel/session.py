@@ -31,6 +31,7 @@ def tunnel_limits(section: TunnelSection) -> Limits:
         max_window=section.window_max_bytes,
         growth_budget=section.window_growth_bytes,
         send_buffer=section.send_buffer_bytes,
+        send_total=section.send_total_bytes,
         open_backlog=section.open_backlog_bytes,
         control_buffer=section.control_buffer_bytes,
         ping_after=section.ping_after_seconds,

@@ -18,6 +18,8 @@ from typing import Any
 from mooring.wire import frames
 from mooring.wire.frames import Code, LocalError, RemoteError
 
+SMALL_QUEUE = 16 * 1024  # bytes: what a stream may queue while all together have queued what they may
+
 
 class Overrun(LocalError):
     """A writer went on although it was told to stop, until four times the send buffer was queued."""
@@ -31,6 +33,7 @@ class Limits:
     growth_budget: int = 64 * 1024 * 1024  # what all windows of a session may grow together
     max_streams: int = 1024  # open streams of ours; the peer names a bound of its own in its HELLO
     send_buffer: int = 256 * 1024  # queued on a stream before `send_data` says stop; four times this is an error
+    send_total: int = 64 * 1024 * 1024  # queued on all streams together; above, a stream is full with SMALL_QUEUE
     control_buffer: int = 16 * 1024 * 1024  # queued heads and control frames of a peer that does not read
     open_backlog: int = 1024 * 1024  # queued OPENs before `open` says busy
     reset_memory: int = 1024  # streams that we reset and whose late frames we still count

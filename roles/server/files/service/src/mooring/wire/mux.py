@@ -28,7 +28,7 @@ from mooring.wire.events import (
     StreamRefused,
     StreamReset,
 )
-from mooring.wire.flow import Grants, Limits, StreamState
+from mooring.wire.flow import SMALL_QUEUE, Grants, Limits, StreamState
 from mooring.wire.frames import FIN, HEADER_SIZE, Code, Hello, LocalError, RemoteError
 from mooring.wire.heartbeat import Heartbeat
 from mooring.wire.scheduler import Outbox
@@ -167,6 +167,11 @@ class Mux:
         if not stream.answered and self.side == "agent":
             raise LocalError(f"stream {stream_id}: DATA before OPENED")
         room = stream.queue(data, fin, self.limits.send_buffer)
+        self._out.data_bytes += len(data)
+        if room and stream.queued >= SMALL_QUEUE and self._out.data_bytes >= self.limits.send_total:
+            # Many peers that do not read must not hold a whole buffer each; what flows is only told to stop more often.
+            stream.full = True
+            room = False
         if not stream.in_ring:
             self._out.wake(stream)
         return room
@@ -434,6 +439,7 @@ class Mux:
         """The stream is over at once: what it has queued never leaves, its OPEN included."""
         self._out.cancel_open(stream)
         self._remove(stream)
+        self._out.data_bytes -= stream.queued
         stream.drop()
 
     def _give_up(self, stream: StreamState, frame: bytes) -> None:

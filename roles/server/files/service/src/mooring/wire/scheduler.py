@@ -19,7 +19,17 @@ MIN_SLICE = 4 * 1024  # do not cut DATA smaller than this only because the calle
 class Outbox:
     """Everything of one session that waits to be sent."""
 
-    __slots__ = ("_control", "_opens", "_ring", "_send_buffer", "control_bytes", "ended", "open_bytes", "writable")
+    __slots__ = (
+        "_control",
+        "_opens",
+        "_ring",
+        "_send_buffer",
+        "control_bytes",
+        "data_bytes",
+        "ended",
+        "open_bytes",
+        "writable",
+    )
 
     def __init__(self, send_buffer: int) -> None:
         self._control: deque[bytes] = deque()
@@ -28,6 +38,7 @@ class Outbox:
         self._send_buffer = send_buffer
         self.control_bytes = 0
         self.open_bytes = 0
+        self.data_bytes = 0  # queued on all streams; the caller adds, and takes off what it drops
         self.ended: list[StreamState] = []  # streams whose END or FIN left since the caller last looked
         self.writable: list[StreamState] = []  # streams that were full and have room again
 
@@ -118,6 +129,7 @@ class Outbox:
                 payload = b"".join(parts)
         stream.credit -= size
         stream.queued -= size
+        self.data_bytes -= size
         if stream.full and stream.queued * 2 <= self._send_buffer:
             stream.full = False
             if not stream.fin_queued:
