@@ -16,6 +16,7 @@ from collections.abc import Callable
 from mooring.agent.acting import Acting
 from mooring.agent.apiserver import ApiServer, is_proxied
 from mooring.agent.credential import Credential
+from mooring.agent.heads import Heads
 from mooring.agent.review import Reviewer
 from mooring.lib import logging
 from mooring.lib.clock import Clock
@@ -118,6 +119,7 @@ class Dispatcher:
         self._credential = credential
         self._reviewer = Reviewer(apiserver.call, apiserver.authority, credential, clock)
         self._tasks = Supervisor("dispatch")
+        self._heads = Heads(check_head)
         self._exchanges: set[Exchange] = set()
         self._acting: set[Acting] = set()
         self._log = logging.get("mooring.agent.dispatch")
@@ -130,17 +132,15 @@ class Dispatcher:
     def __call__(self, stream: Stream, payload: bytes, fin: bool, /) -> StreamSink | None:
         """Serves a stream, or refuses it. See `tunnel.stream.OpenHandler`."""
         try:
-            target, head = self._read(payload)
-            acts = target == APISERVER_AS
-            headers = check_head(head, acts=acts)
-            if acts:
+            target, head, headers = self._read(payload)
+            if target == APISERVER_AS:
                 return self._act(stream, head, headers, fin)
             return self._begin(stream, head, headers, fin)
         except Refused as refusal:
             self._refuse(stream, refusal)
             return None
 
-    def _read(self, payload: bytes) -> tuple[str, RequestHead]:
+    def _read(self, payload: bytes) -> tuple[str, RequestHead, Headers]:
         try:
             opened = unpack_open(payload)
         except TunnelProtocolError as error:
@@ -148,7 +148,10 @@ class Dispatcher:
         if opened.target not in TARGETS:
             raise Refused(Code.REFUSED_TARGET, f"{opened.target!r} is not a target of this agent")
         try:
-            return opened.target, parse_request_head(opened.head)
+            if opened.target == APISERVER_AS:
+                head = parse_request_head(opened.head)
+                return opened.target, head, check_head(head, acts=True)
+            return opened.target, *self._heads.read(opened.head)
         except BadMessage as error:
             raise Refused(Code.BAD_REQUEST, f"malformed request head: {error.reason}") from None
 
