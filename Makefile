@@ -9,7 +9,7 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants molecule bench bench-table fuzz testbed-up testbed-down openapi clean
+.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants faults faults-table soak molecule bench bench-table fuzz testbed-up testbed-down openapi clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,16 @@ security: venv ## The attack book, against a real server, agent and API server
 
 mutants: venv ## Switch each guard off in turn; a test must notice: make mutants ONLY=good-once,7
 	@$(PY) -m mutants --only '$(ONLY)'
+
+faults: venv ## What breaks, and what users see then: make faults LONG=1 for all of it
+	@LONG=$(LONG) $(PY) tests/run.py faults
+
+faults-table: venv ## Write the table of docs/faults.md from the last make faults
+	@$(PY) -m faults.table
+
+soak: venv ## Faults at random: make soak SEED=1 MINUTES=20
+	@$(PY) -m testbed build api
+	@$(PY) -m faults.soak --seed $(or $(SEED),1) --minutes $(or $(MINUTES),20)
 
 molecule: venv ## The molecule scenario on test-bed machines
 	@$(PY) tests/run.py molecule

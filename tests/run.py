@@ -7,6 +7,7 @@ find the log of a step that failed, and read at the end one line per part and th
 Parts stand in lanes, and lanes run side by side: each part of one lane after the other. On a cold machine compilers and
 debootstrap work while the checks do; on a warm one the checks fill, at low priority, what the tests on real clusters
 and machines leave of the processors while they wait. Those have deadlines, so there is one lane of each and no more.
+The faults mostly wait, and do so beside them.
 
 This file must not know how a check works: each part is a command that a developer can run by hand, and is printed.
 """
@@ -48,6 +49,7 @@ LANES = {
     "programs": Lane(),
     "images": Lane(),
     "clusters": Lane(after=("programs", "images")),
+    "faults": Lane(after=("programs",)),
     "machines": Lane(nice=5, after=("programs", "images")),
     "checks": Lane(nice=10),
 }
@@ -87,7 +89,7 @@ def parts() -> list[Part]:
     bed, checks = [PY, "-m", "testbed"], [PY, "tests/collection/checks.py"]
     return [
         # what compilers and debootstrap take minutes for, once per machine
-        Part("programs", [*bed, "build", "programs"], {"e2e", "security", "molecule"}, 3600, lane="programs"),
+        Part("programs", [*bed, "build", "programs"], {"e2e", "security", "faults", "molecule"}, 3600, lane="programs"),
         Part("images", [*bed, "build", "images"], {"e2e", "molecule"}, 1800, lane="images"),
         pytest("unit", "tests/unit", group="unit", deadline=1800),
         Part("ruff", ["ruff", "check", "."], {"lint"}),
@@ -101,6 +103,7 @@ def parts() -> list[Part]:
         Part("sanity", [*checks, "sanity"], {"lint"}, 1800),
         pytest("e2e", "--timeout=600", "tests/e2e", group="e2e", deadline=2700, lane="clusters"),
         pytest("security", "--timeout=300", "tests/security", group="security", deadline=900, lane="clusters"),
+        pytest("faults", "tests/faults", group="faults", deadline=2700, lane="faults"),
         Part("molecule", [*checks, "molecule"], {"molecule"}, 1800, lane="machines"),
     ]
 
@@ -230,7 +233,7 @@ def main(arguments: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     os.environ["PATH"] = f"{Path(PY).parent}:{os.environ['PATH']}"
     os.environ["PYTHONPATH"] = str(ROOT / "tests")
-    if any(part.groups & {"lint", "unit", "e2e", "security", "molecule"} for part in chosen):
+    if any(part.groups & {"lint", "unit", "e2e", "security", "faults", "molecule"} for part in chosen):
         packages()
 
     run_lanes(chosen)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -38,13 +39,14 @@ class Postgres:
 
     def create(self, database: str, template: str = "template1") -> str:
         """Make a database, empty or as a copy of another; its URL."""
-        self._psql(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
+        self.execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
         return self.url(database)
 
     def drop(self, database: str) -> None:
-        self._psql(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+        self.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
 
-    def _psql(self, statement: str) -> None:
+    def execute(self, statement: str) -> None:
+        """Run a statement as the superuser. Raises CalledProcessError."""
         command = [str(self.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(self.folder / "run")]
         command += ["-p", str(self.port), "-U", "mooring", "-d", "postgres", "-c", statement]
         subprocess.run(command, check=True, timeout=30, capture_output=True)
@@ -66,7 +68,9 @@ def running() -> Iterator[Postgres]:
     """Start a server; it is stopped and its folder removed at the end."""
     bin_folder = find_bin()
     account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
-    who = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    who: dict[str, Any] = (
+        {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    )
     folder = Path(tempfile.mkdtemp(prefix="mooring-pg-"))
     try:
         (folder / "run").mkdir()

@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def run(words: Sequence[str | Path], *, check: bool = True, timeout: float = 120
 @dataclass
 class Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     body: bytes
 
     def json(self) -> Any:
@@ -73,6 +74,7 @@ class Server:
     settings: dict[str, str] = field(default_factory=dict)
     admin_token: str = ""
     program: Path = BIN / "mooring"
+    database: str = ""
 
     @property
     def url(self) -> str:
@@ -93,7 +95,8 @@ class Server:
         password.write_text(secrets.token_urlsafe(18))
         password.chmod(0o600)
         run([self.program, "server", "init", "--data", self.folder / "data", "--listen",
-             f"{self.address}:{self.port}", "--url", self.url, "--admin-password-file", password])  # fmt: skip
+             f"{self.address}:{self.port}", "--url", self.url, "--admin-password-file", password,
+             *(["--database", self.database] if self.database else [])])  # fmt: skip
 
     def set(self, name: str, value: str) -> None:
         """Change a setting in the configuration file, which lists them all; the server reads it when it starts."""

@@ -14,6 +14,7 @@ from mooring.store.sql import SqlStore, open_store
 from sqlalchemy.exc import InterfaceError
 from sqlalchemy.ext.asyncio import AsyncSession
 from support import records as make
+from support.postgres import Postgres
 
 
 async def test_a_listener_hears_of_a_commit_before_write_returns(store: SqlStore) -> None:
@@ -229,3 +230,15 @@ async def test_sqlite_keeps_what_was_answered(tmp_path: Path) -> None:
         ]
     assert values == ["wal", 2, 1]  # 2: FULL
     await store.aclose()
+
+
+async def test_a_database_that_turns_clients_away_is_said_to_be_so(postgres: Postgres) -> None:
+    """While PostgreSQL recovered from a kill, REST calls were answered with 500: it answers, but takes nobody in."""
+    url = postgres.create("closed")
+    postgres.execute('ALTER DATABASE "closed" ALLOW_CONNECTIONS false')
+    store = open_store(url)
+    with pytest.raises(StoreUnavailable):
+        async with store.read() as tx:
+            await tx.users.page(Paging())
+    await store.aclose()
+    postgres.drop("closed")

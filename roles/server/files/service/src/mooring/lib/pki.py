@@ -25,7 +25,7 @@ from mooring.lib.secrets import Secret
 CA_DAYS: Final = 3650
 SERVER_DAYS: Final = 397  # the longest life that clients accept from public CAs, kept for our own too
 RENEW_DAYS: Final = 30  # a certificate that ends sooner is renewed, or warned about
-_BACKDATE: Final = timedelta(hours=1)  # for clocks that are behind ours: a node without NTP must be able to join
+BACKDATE: Final = timedelta(hours=1)  # for clocks that are behind ours: a node without NTP must be able to join
 
 
 class CertificateError(MooringError):
@@ -50,7 +50,7 @@ def make_ca(common_name: str, now: float) -> tuple[str, Secret]:
     """A new certificate authority (EC P-256, ten years): certificate and key as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
-    start = datetime.fromtimestamp(now, UTC) - _BACKDATE
+    start = datetime.fromtimestamp(now, UTC) - BACKDATE
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -77,7 +77,7 @@ def make_server_certificate(ca_pem: str, ca_key: Secret, names: Sequence[str], n
     if not names:
         raise CertificateError("a server certificate needs at least one name", "give the host of the server's URL")
     key = ec.generate_private_key(ec.SECP256R1())
-    start = datetime.fromtimestamp(now, UTC) - _BACKDATE
+    start = datetime.fromtimestamp(now, UTC) - BACKDATE
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])]))

@@ -36,6 +36,9 @@ WAIT = 10.0  # seconds for a connection, a lock or the writer before us
 STATEMENT = 15.0  # seconds for one statement (PostgreSQL)
 WRITER_LOCK = 7_466_702  # a PostgreSQL advisory lock that nothing else uses
 _WRITE = "mooring_write"
+_AWAY = frozenset({"08", "40", "53", "55", "57", "58"})
+"""Classes of SQLSTATE (PostgreSQL, appendix A) that say nothing of the statement: connection lost, transaction rolled
+back by the database, no resources, not ready or locked, shutting down or starting up, trouble with its files."""
 
 
 class SqlTransaction:
@@ -193,6 +196,9 @@ class SqlStore:
             if error.__class__ is DatabaseError:  # not one of its kinds: SQLite says so of a file that it cannot read
                 self._log.error("the database cannot be read", error=_brief(error))
                 raise StoreUnavailable("the database cannot be read", "restore it from a backup") from error
+            if str(getattr(error.orig, "sqlstate", ""))[:2] in _AWAY:
+                self._log.error("the database takes no statement now", error=_brief(error))
+                raise StoreUnavailable("the database takes no statement now", "try again") from error
             if not error.connection_invalidated:
                 raise
             self._log.error("the database connection was lost", error=_brief(error))
