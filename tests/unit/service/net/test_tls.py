@@ -12,6 +12,7 @@ import pytest
 from mooring.net.http1client import Http1Pool, PoolLimits
 from mooring.net.sockets import tcp_connector
 from mooring.net.tls import BadTrust, client_context, explain
+from mooring.net.tlstransport import Resumption
 from mooring.wire.frames import Code
 from testbed.pki import Authority, Pair
 
@@ -178,3 +179,61 @@ def test_failures_are_told_in_words() -> None:
     assert explain(ConnectionRefusedError(111, "x")) == "connection refused"
     assert explain(OSError("no route")) == "no route"
     assert explain(ssl.SSLError(1, "bad")).startswith("TLS failed")
+
+
+@pytest.fixture
+async def reused(server: Server) -> list[bool]:
+    """Of each connection of the server, in turn, whether its handshake resumed a session."""
+    seen: list[bool] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer.get_extra_info("ssl_object").session_reused)
+        await server.hello(reader, writer)
+
+    server.handler = handler
+    return seen
+
+
+async def ask_anew(pool: Http1Pool) -> Recorder:
+    """A request on a connection of its own."""
+    sink = Client(pool, None).ask()
+    await sink.done()
+    await until(lambda: not pool.size)
+    return sink
+
+
+async def test_the_next_connection_resumes_the_session(
+    server: Server, authority: Authority, reused: list[bool]
+) -> None:
+    pool = Http1Pool(
+        tcp_connector("127.0.0.1", server.port, client_context(authority.crt.read_text())),
+        name="x",
+        limits=PoolLimits(max_idle=0),
+    )
+    for _unused in range(3):
+        assert (await ask_anew(pool)).body == b"hello"
+    assert reused == [False, True, True]
+    await pool.aclose()
+
+
+async def test_a_certificate_is_checked_again_after_minutes(
+    server: Server, authority: Authority, reused: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Resumption, "LIFE", 0.0)
+    pool = Http1Pool(
+        tcp_connector("127.0.0.1", server.port, client_context(authority.crt.read_text())),
+        name="x",
+        limits=PoolLimits(max_idle=0),
+    )
+    for _unused in range(2):
+        await ask_anew(pool)
+    assert reused == [False, False]
+    await pool.aclose()
+
+
+async def test_a_session_is_not_offered_under_another_name_or_trust(
+    server: Server, authority: Authority, reused: list[bool]
+) -> None:
+    for name in (None, "127.0.0.1"):
+        assert (await ask(server, client_context(authority.crt.read_text()), name)).body == b"hello"
+    assert reused == [False, False]

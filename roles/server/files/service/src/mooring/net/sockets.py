@@ -42,14 +42,18 @@ def tune(transport: asyncio.BaseTransport) -> None:
 def tcp_connector(
     host: str, port: int, context: ssl.SSLContext | None = None, server_name: str | None = None
 ) -> Connector:
-    """Dials `host`:`port`; with a context by TLS, checking the certificate against `server_name` (default `host`)."""
+    """Dials `host`:`port`; with a context by TLS, checking the certificate against `server_name` (default `host`), or
+    resuming a session in whose handshake it was checked, minutes ago at most."""
+    resumption = tlstransport.Resumption()
 
     async def connect(factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
         transport: asyncio.Transport
         if context is None:
             transport, _unused = await asyncio.get_running_loop().create_connection(factory, host, port)
         else:
-            transport = await tlstransport.connect(factory, host, port, context, server_name or host, HANDSHAKE_TIMEOUT)
+            transport = await tlstransport.connect(
+                factory, host, port, context, server_name or host, HANDSHAKE_TIMEOUT, resumption
+            )
         tune(transport)
         return transport
 

@@ -23,6 +23,34 @@ CLOSE_TIMEOUT = 10.0
 """Seconds after `close` for what was written to leave and for the peer to close too."""
 
 
+class Resumption:
+    """The newest TLS session with one address, name and context, for the next handshake (RFC 8446 section 2.2).
+
+    A resumed handshake proves the server by a key of the handshake in which its certificate was checked. So a holder
+    must never be shared by addresses or names; OpenSSL itself refuses a session of another context. `LIFE` bounds for
+    how many seconds it goes unseen that a certificate has expired or was replaced.
+    """
+
+    LIFE = 600.0
+
+    def __init__(self) -> None:
+        self._session: ssl.SSLSession | None = None
+        self._checked = 0.0  # when the certificate behind it was checked, in the loop's time
+
+    def offer(self, now: float) -> ssl.SSLSession | None:
+        """The session to offer at the time `now`, or None."""
+        return self._session if now - self._checked < self.LIFE else None
+
+    def keep(self, tls: ssl.SSLObject, shaken: float) -> None:
+        """Take the session of a connection that is at its end, when its tickets have come. `shaken`: up since then.
+
+        Of a resumed connection nothing is taken: the time since its certificate was checked is another one's.
+        """
+        session = tls.session
+        if session is not None and session.has_ticket and not tls.session_reused and shaken >= self._checked:
+            self._session, self._checked = session, shaken
+
+
 async def connect(
     factory: Callable[[], asyncio.Protocol],
     host: str,
@@ -30,13 +58,14 @@ async def connect(
     context: ssl.SSLContext,
     server_name: str,
     handshake_timeout: float,
+    resumption: Resumption | None = None,
 ) -> TlsTransport:
     """Dials, shakes hands, and gives the transport to a protocol from `factory`.
 
     Raises OSError, ssl.SSLError (the certificate is not accepted), TimeoutError.
     """
     loop = asyncio.get_running_loop()
-    transport = TlsTransport(loop, context, server_name)
+    transport = TlsTransport(loop, context, server_name, resumption)
     await loop.create_connection(lambda: _Below(transport), host, port)
     try:
         async with asyncio.timeout(handshake_timeout):
@@ -52,12 +81,21 @@ async def connect(
 class TlsTransport(asyncio.Transport):
     """The transport that the protocol sees."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, context: ssl.SSLContext, server_name: str) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: ssl.SSLContext,
+        server_name: str,
+        resumption: Resumption | None = None,
+    ) -> None:
         super().__init__()
         self.ready: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+        session = resumption.offer(loop.time()) if resumption is not None else None
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name, session=session)
+        self._resumption = resumption
+        self._shaken = 0.0
         self._below: asyncio.Transport | None = None
         self._protocol: asyncio.Protocol | None = None
         self._paused = False
@@ -176,6 +214,8 @@ class TlsTransport(asyncio.Transport):
     def lost(self, error: Exception | None) -> None:
         """The TCP connection is gone."""
         self._below = None
+        if self._resumption is not None and self._shaken:
+            self._resumption.keep(self._tls, self._shaken)
         if self._closer is not None:
             self._closer.cancel()
             self._closer = None
@@ -204,6 +244,7 @@ class TlsTransport(asyncio.Transport):
                 self._below.close()
             return
         self._flush()
+        self._shaken = self._loop.time()
         self.ready.set_result(None)
 
     def _drain(self) -> None:
