@@ -353,13 +353,13 @@ def test_wrong_passwords_wait_longer_each_time_and_only_from_there(narrow: Narro
 
     clients = {source: narrow.dial(source) for source in ("127.0.10.1", "127.0.10.2")}
     waits: list[int] = []
-    while len(waits) < 3:
+    # A wait counts from the try, and checking a password takes a while itself: on a busy machine, some rounds more.
+    while not waits or waits[-1] < max(4, 2 * waits[0]):
+        assert len(waits) < 8, f"it does not grow: {waits}"
         if waits:
-            until("the next try is looked at", lambda: login("127.0.10.1", "wrong").status == 401)
+            until("the next try is looked at", lambda: login("127.0.10.1", "wrong").status == 401, LONG)
         refused = until_refused("logins", lambda: login("127.0.10.1", "wrong"), 429, 20)
         waits.append(is_problem(refused, 429))
-    assert waits == sorted(waits)
-    assert waits[0] < waits[-1], waits
     assert is_problem(login("127.0.10.1", password), 429) > 0, "the right password does not jump the queue"
     assert login("127.0.10.2", password).status == 201
     narrow.counted("login_attempts")
