@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
 from joserfc.jwk import OKPKey
 from joserfc.util import urlsafe_b64encode
+from mooring.agent import acting, dispatch
 from mooring.agent import config as agent_config
-from mooring.agent import dispatch
 from mooring.authn import tokens
 from mooring.authn.agents import ALGORITHM, TYP, AgentRefused, AgentVerifier
 from mooring.authn.identity import Identity
@@ -27,6 +27,7 @@ from mooring.lib.secrets import Secret
 from mooring.proxy import forward, impersonate, requestinfo, upgrade
 from mooring.proxy.answers import Refused
 from mooring.proxy.chain import Chain
+from mooring.wire import actas
 from mooring.wire.headers import (
     BadMessage,
     Headers,
@@ -76,6 +77,38 @@ def _says_who(name: bytes) -> bool:
     return plain.startswith((b"impersonate", b"x-remote-")) or plain in (b"authorization", b"cookie")
 
 
+def acting_headers(data: bytes) -> None:
+    """`kubectl --as`, from any client headers to the API server: refused, or the one identity that was named."""
+    source = Source(data)
+    headers: Headers = [(b"Impersonate-User", b"alice")] if source.flag() else []
+    while not source.empty and len(headers) < 40:
+        name = source.one_of(NAMES) if source.flag() else b"Impersonate-" + source.take(source.number(0, 24))
+        value = source.one_of(NAMES) if source.flag() else source.take(source.number(0, 24))
+        if is_token(name) and is_value(value):
+            headers.append((name, value))
+    try:
+        wanted = actas.read(headers)
+    except actas.BadActAs as error:
+        assert error.status in (400, 403, 431)
+        return
+    assert all(text.isascii() and text.isprintable() for text in wanted.texts())
+    ours = impersonate.Impersonator("mooring:").headers(IDENTITY, "r")
+    written = serialize_request(RequestHead(b"GET", b"/api", [*ours, *actas.to_wire(wanted)]))
+    plain, real, arrived = acting.split(dispatch.check_head(parse_request_head(written), acts=True))
+    assert (plain, real, arrived) == ([], ours, wanted)
+    final = acting.acting_headers(real, arrived)
+    assert [value for name, value in final if name.lower() == b"impersonate-user"] == [wanted.user.encode()]
+    extras = [(actas.extra_key(name), value.decode()) for name, value in final if actas.extra_key(name) is not None]
+    said = [pair for pair in extras if not str(pair[0]).startswith(actas.RESERVED)]
+    assert said == list(wanted.extra)
+    assert sorted(str(key) for key, _unused in extras if str(key).lower().startswith(actas.RESERVED)) == [
+        "mooring.fleet/original-uid",
+        "mooring.fleet/original-user",
+        "mooring.fleet/request-id",
+        "mooring.fleet/token-id",
+    ]
+
+
 def identity_headers(data: bytes) -> None:
     """From any client headers to what kube-apiserver gets: the identity is ours alone, at both hops."""
     source = Source(data)
@@ -109,6 +142,7 @@ def identity_headers(data: bytes) -> None:
 
 
 NAMES = (
+    b"Impersonate-Extra-mooring%2efleet%2Foriginal-user",
     b"Impersonate-User",
     b"impersonate-group",
     b"Impersonate_User",

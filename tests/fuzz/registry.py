@@ -220,6 +220,7 @@ TARGETS: dict[str, Target] = {
     ),
     "headers": Target(parser_targets.heads, HEADS, HTTP_WORDS + STATUS_WORDS, 600),
     "identity": Target(parser_targets.identity_headers, SCRIPTS, HTTP_WORDS + parser_targets.NAMES, 300),
+    "acting": Target(parser_targets.acting_headers, SCRIPTS, HTTP_WORDS + parser_targets.NAMES, 300),
     "agent-request": Target(parser_targets.agent_requests, PROXIED, HTTP_WORDS + PROXIED_WORDS, 500),
     "frames": Target(tunnel_targets.frame_parsers, FRAMES, (b"\0\0\0\1", b'"kind"', b'{"', b"[]", b"\xff\xff"), 300),
     "mux": Target(tunnel_targets.mux_alone, SCRIPTS, (), 600),
