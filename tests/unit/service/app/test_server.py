@@ -285,6 +285,20 @@ def test_a_supervisor_that_is_killed_takes_its_processes_along_and_the_next_one_
     assert second.returncode == 0, err
 
 
+async def test_a_process_that_is_stuck_is_killed_and_replaced(made: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mooring.app.process.PING_SECONDS", 1.0)
+    async with running(made) as client:
+        before = state.running(made)
+        assert before is not None
+        os.kill(before.workers[0].pid, signal.SIGSTOP)
+        # The call waits in the queue of the stuck process's place, on a connection that only the next one takes.
+        assert (await client.get("/healthz", timeout=60)).status_code == 200
+        after = state.running(made)
+        assert after is not None
+        assert after.workers[0].pid != before.workers[0].pid
+        assert after.control == before.control
+
+
 async def test_without_control_for_too_long_nobody_is_let_in_and_what_is_open_ends(made: Config) -> None:
     """A process that cannot hear of revocations must not go on as if there were none."""
     impatient = replace(made, server=replace(made.server, control_grace_seconds=0.2))

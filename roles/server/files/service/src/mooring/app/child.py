@@ -16,7 +16,18 @@ from typing import Protocol
 
 import uvloop
 
-from mooring.app.orders import BeginControl, BeginWorker, Drain, Failed, Going, ReadCertificate, Ready, ToChild
+from mooring.app.orders import (
+    BeginControl,
+    BeginWorker,
+    Drain,
+    Failed,
+    Going,
+    Ping,
+    Pong,
+    ReadCertificate,
+    Ready,
+    ToChild,
+)
 from mooring.bus.channel import Channel
 from mooring.lib import logging
 from mooring.lib.errors import MooringError
@@ -86,6 +97,8 @@ class _Child:
             case Drain():
                 self._drain = order
                 self._stop.set()
+            case Ping():
+                channel.send(Pong())
             case ReadCertificate():
                 if self._part is not None:
                     self._part.read_certificate()

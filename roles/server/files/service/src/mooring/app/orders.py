@@ -47,7 +47,11 @@ class ReadCertificate(_Order, frozen=True):
     """The certificate's files have changed."""
 
 
-ToChild = BeginControl | BeginWorker | Drain | ReadCertificate
+class Ping(_Order, frozen=True):
+    """Are you there?"""
+
+
+ToChild = BeginControl | BeginWorker | Drain | ReadCertificate | Ping
 
 
 class Ready(_Order, frozen=True):
@@ -69,4 +73,8 @@ class Failed(_Order, frozen=True):
     hint: str
 
 
-ToSupervisor = Ready | Settled | Going | Failed
+class Pong(_Order, frozen=True):
+    """The answer to a `Ping`: the event loop turns."""
+
+
+ToSupervisor = Ready | Settled | Going | Failed | Pong

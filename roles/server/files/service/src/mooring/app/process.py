@@ -12,13 +12,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mooring.app.orders import Drain, Failed, Going, Ready, Settled, ToChild, ToSupervisor
+from mooring.app.orders import Drain, Failed, Going, Ping, Pong, Ready, Settled, ToChild, ToSupervisor
 from mooring.bus.channel import Channel, pair
 from mooring.lib import logging
 from mooring.lib.errors import MooringError
 
 START_SECONDS = 60.0
 """For a process to become ready."""
+PING_SECONDS = 5.0
+PINGS = 8
+"""Pings without an answer after which a process counts as stuck."""
 LAST_WORDS_SECONDS = 0.5
 GRACE_SECONDS = 12.0
 """On top of the time that a process was given to end, before it is killed."""
@@ -36,6 +39,7 @@ class Child:
         """A worker's name in HELLO."""
         self.settled = asyncio.Event()
         self._going = asyncio.Event()
+        self._unanswered = 0
         self._process = process
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._channel: Channel[ToSupervisor] = Channel(ToSupervisor, self._heard, lambda channel: None)
@@ -79,9 +83,20 @@ class Child:
             raise
 
     async def wait_gone(self) -> int | None:
-        """Wait for its end; returns the exit code, negative for a signal, or None when it is only about to end."""
+        """Wait for its end; returns the exit code, negative for a signal, or None when it is only about to end.
+
+        One whose event loop does not turn any more is killed: it would keep what the kernel gives it, and answer
+        nobody. Pings are counted, and not seconds, since it is not the process's fault when the machine stands still.
+        """
         going = asyncio.ensure_future(self._going.wait())
-        await asyncio.wait({self._exit, going}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {self._exit, going}
+        while not (await asyncio.wait(both, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
+            if self._unanswered >= PINGS:
+                log.error("a process does not answer and is killed", process=self.name, pid=self.pid)
+                await self.kill()
+                break
+            self._unanswered += 1
+            self.send(Ping())
         going.cancel()
         return self._exit.result() if self._exit.done() else None
 
@@ -124,6 +139,8 @@ class Child:
             case Failed(reason=reason, hint=hint):
                 if not self._ready.done():
                     self._ready.set_exception(MooringError(reason, hint))
+            case Pong():
+                self._unanswered = 0
             case Going():
                 self._going.set()
             case Settled():
