@@ -13,7 +13,7 @@ from support.road import Kubectl, Server, User, until
 from testbed import ControlPlane, images
 
 CLUSTER = "harbour"
-AGE = re.compile(r"(?<= )(?:\d+[smhd]){1,2}(?= )")
+AGE = re.compile(r"(?<!\S)(?:\d+[smhd]){1,2}(?!\S)")
 
 
 @dataclass

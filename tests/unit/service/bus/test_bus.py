@@ -123,6 +123,18 @@ async def test_a_worker_knows_what_control_knows_and_hears_of_changes(bus: Bus) 
             worker.index.authenticate(made.text.reveal(), NOW)
 
 
+async def test_a_change_of_very_many_reaches_everybody(bus: Bus) -> None:
+    """A group of twenty thousand is deleted: one transaction, and more than one message holds."""
+    groups = tuple((f"g-{number:08d}", f"group-{number:08d}") for number in range(20))
+    before = [make.user(f"user-{number:05d}", groups=groups) for number in range(20_000)]
+    bus.index.load(Snapshot([], before, [], {}))
+    worker = await bus.join(0)
+    worker.changes.clear()
+    bus.commit(users={user.id: make.user(user.name, id=user.id, groups=groups[1:]) for user in before})
+    await until(lambda: len(worker.changes) == len(before))
+    assert {len(user.groups) for user in worker.index.snapshot().users} == {19}
+
+
 async def test_what_was_revoked_while_control_was_away_ends_what_is_open(bus: Bus) -> None:
     bob = make.user("bob")
     kept, lost = make.token(bob), make.token(bob)

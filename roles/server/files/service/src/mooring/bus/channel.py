@@ -22,7 +22,7 @@ from mooring.lib import logging
 
 MAX_FRAME = 8 * 1024 * 1024
 """Bytes of one message. Larger things go in parts."""
-MAX_WAITING = 64 * 1024 * 1024
+MAX_WAITING = 256 * 1024 * 1024
 """Bytes that may wait for a peer that reads slowly; more, and it is dropped."""
 
 _LENGTH = struct.Struct("!I")

@@ -11,7 +11,7 @@ import msgspec
 
 from mooring.store.records import Cluster, Delta, Members, Token, User
 
-MAX_PART = 500
+MAX_PART = 100
 """Records in one part of a snapshot."""
 
 

@@ -13,9 +13,9 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -36,6 +36,7 @@ _CREDENTIALS = struct.Struct("3i")
 WORKER_LOST: Final = "the server process that held the tunnel ended"
 
 log = logging.get("mooring.bus")
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -107,9 +108,15 @@ class Roster:
 
     def publish(self, delta: Delta) -> None:
         """Tell every worker what a commit changed; the store calls this after the index has taken it over."""
-        message = messages.Changed(delta=delta)
-        for worker in self._joined():
-            worker.channel.send(message)
+        for part in parts(delta):
+            message = messages.Changed(delta=part)
+            for worker in self._joined():
+                try:
+                    worker.channel.send(message)
+                except ValueError as error:
+                    # Nobody may go on without having heard: it comes back, and takes a snapshot.
+                    log.error("a change cannot be passed on; the worker starts anew", error=str(error))
+                    worker.channel.abort()
 
     # -- workers come and go -------------------------------------------------------------------------------------------
 
@@ -259,6 +266,24 @@ class Roster:
             question.timer.cancel()
         text = self._totals.render({"control": totals.sample(), **question.families})
         question.asked_by.channel.send(messages.Metrics(id=question.id, text=text))
+
+
+def parts(delta: Delta) -> Iterator[Delta]:
+    """A change in pieces that fit into a message, in the order in which an index takes over the whole."""
+    for chunk in _chunks(delta.tokens):
+        yield Delta(tokens=chunk)
+    for users in _chunks(delta.users):
+        yield Delta(users=users)
+    for clusters in _chunks(delta.clusters):
+        yield Delta(clusters=clusters)
+    for members in _chunks(delta.members):
+        yield Delta(members=members)
+
+
+def _chunks(table: Mapping[str, T]) -> Iterator[dict[str, T]]:
+    items = list(table.items())
+    for at in range(0, len(items), MAX_PART):
+        yield dict(items[at : at + MAX_PART])
 
 
 def _same_user(channel: Channel[ToControl]) -> bool:
