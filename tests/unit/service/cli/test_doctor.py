@@ -205,7 +205,8 @@ class TestHops:
         ("change", "says"),
         [
             ({"state": "pending"}, "mooring cluster manifest lab"),
-            ({"state": "refused", "state_reason": "clock differs"}, "clock differs"),
+            ({"state": "refused", "state_reason": "signed with another key"}, "mooring cluster join-token lab"),
+            ({"state": "refused", "state_reason": "the clock differs by about 7200 s"}, "set both clocks by NTP"),
             ({"state": "disconnected", "state_reason": "no ping"}, "no ping"),
             ({"api_server_healthy": False, "conditions": [
                 {"type": "X", "status": "False", "reason": "R", "message": "etcd is gone"}]}, "etcd is gone"),

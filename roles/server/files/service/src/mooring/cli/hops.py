@@ -72,6 +72,8 @@ def _agent(view: dict[str, Any]) -> list[Finding]:
         remedy = f"apply the manifest in the cluster: mooring cluster manifest {name} | kubectl apply -f -"
         return [failed("agent", "it has never connected", remedy)]
     if state == "refused":
+        if "clock" in reason:  # a new join token would change nothing
+            return [failed("agent", f"it was refused: {reason}", "set both clocks by NTP")]
         remedy = f"read the reason; a new join token is: mooring cluster join-token {name}"
         return [failed("agent", f"it was refused: {reason}", remedy)]
     remedy = (
