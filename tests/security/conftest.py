@@ -174,8 +174,10 @@ def join(server: Server, name: str, plane: ControlPlane, folder: Path) -> Cluste
             "-n", "mooring-system", "delete", "secret", "mooring-agent-identity", "mooring-join", "--ignore-not-found"
         )
     made = server.api("POST", "/clusters", {"name": name})
-    manifest = server.mooring("cluster", "manifest", name, "--no-workload").stdout
-    direct("apply", "-f", "-", stdin=manifest)
+    path = f"/api/v1/clusters/{name}/manifest"
+    manifest = server.call("POST", path, {"workload": "none"}, token=server.admin_token)
+    assert manifest.status == 200, manifest.body
+    direct("apply", "-f", "-", stdin=manifest.body.decode())
     return Cluster(name, made["id"], plane, direct, agent_process(direct, folder), folder)
 
 
@@ -205,12 +207,13 @@ def road(testbed_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def connected(server: Server, cluster: Cluster) -> None:
-    """Wait until the cluster is."""
-    until(
-        f"{cluster.name} is connected",
-        lambda: server.call("GET", cluster.path("/version"), token=server.admin_token).status == 200,
-        60,
-    )
+    """Wait until the cluster is, whichever worker of the server takes the connection."""
+
+    def through() -> bool:
+        path, token = cluster.path("/version"), server.admin_token
+        return all(server.call("GET", path, token=token).status == 200 for _unused in range(8))
+
+    until(f"{cluster.name} is connected", through, 60)
 
 
 @pytest.fixture(scope="session")
