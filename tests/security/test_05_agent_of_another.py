@@ -4,7 +4,7 @@
 The attacker is A's administrator: he has A's private key, and may say what he likes through A's tunnel. Guards:
 `authn/agents.py` (the key is looked up by the cluster that the JWT names; issuer and key must agree),
 `api/agents.py` (a join token is for one cluster and one key, a cluster keeps its uid), `tunnel/hub.py` (sessions belong
-to the cluster that was proved), `control/clusters.py` (sessions of an old key end; a status is about its own cluster).
+to the cluster that was proved), `app/worker.py` (sessions of an old key end), `control/` (a status is about its own).
 """
 
 from __future__ import annotations
