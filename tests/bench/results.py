@@ -24,11 +24,13 @@ Row = dict[str, Any]
 
 
 class Results:
-    """The scenarios of this run and of those before it."""
+    """The scenarios of this run and, unless it starts `afresh`, of those before it."""
 
-    def __init__(self, file: Path = FILE) -> None:
+    def __init__(self, file: Path = FILE, *, afresh: bool = False) -> None:
         self.file = file
         self.scenarios: dict[str, dict[str, Any]] = {}
+        if afresh:
+            return
         try:
             self.scenarios = json.loads(file.read_text())["scenarios"]
         except (OSError, ValueError, KeyError):

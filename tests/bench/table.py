@@ -21,6 +21,7 @@ BEGIN, END = "<!-- table: make bench-table -->", "<!-- end of table -->"
 # Column of a row, its heading, and how its number is written.
 _LOAD = (
     ("path", "path", "{}"),
+    ("body", "body", "{}"),
     ("connections", "conns", "{}"),
     ("rate", "req/s", "{:.0f}"),
     ("mb_per_s", "MB/s", "{:.0f}"),
@@ -60,7 +61,7 @@ def goal_rows(found: Results) -> list[list[str]]:
     assessed = found.goals()
     out = []
     for goal in goals.GOALS:
-        scenario = found.scenarios.get(goal.scenario, {})
+        scenario = found.scenarios.get(goal.scenario) or found.scenarios.get("quick", {})
         value = assessed[goal.name]["value"]
         if scenario.get("error"):
             state, shown = "ERROR", "-"
@@ -103,27 +104,26 @@ def text(found: Results, names: Sequence[str]) -> str:
             )
         if scenario["error"]:
             out.append(f"ERROR: {scenario['error']}")
-    out += ["", aligned(GOAL_HEAD, goal_rows(found))]
+    quick = [goal.name for goal in goals.GOALS if goal.scenario in ("rates", "bulk")]
+    shown_goals = [line for line in goal_rows(found) if "quick" not in names or line[0] in quick]
+    out += ["", aligned(GOAL_HEAD, shown_goals)]
     return "\n".join(out)
 
 
 def comparison(found: Results) -> str:
     """QUICK: this tree over the base, one line for each load."""
+
+    def cpu(row: Row) -> float:
+        return float(row["cpu_server_us"]) + float(row["cpu_agent_us"])
+
     out = [""]
-    for name in ("rates", "bulk"):
-        rows = {(row["path"], row["connections"]): row for row in found.scenarios.get(name, {}).get("rows", [])}
-        for (path, count), row in rows.items():
-            base = rows.get(("base", count))
-            if path != "mooring" or base is None:
-                continue
-
-            def cpu(of: Row) -> float:
-                return float(of["cpu_server_us"]) + float(of["cpu_agent_us"])
-
-            out.append(
-                f"{name}, {count} connections, this tree / base: rate {row['rate'] / base['rate']:.2f}, p50 "
-                f"{row['p50'] / base['p50']:.2f}, p99 {row['p99'] / base['p99']:.2f}, CPU {cpu(row) / cpu(base):.2f}"
-            )
+    rows = {(row["path"], row["body"], row["connections"]): row for row in found.scenarios["quick"]["rows"]}
+    for (path, body, count), row in rows.items():
+        base = rows.get(("base", body, count))
+        if path == "mooring" and base is not None:
+            ratios = {name: row[name] / base[name] for name in ("rate", "p50", "p99")}
+            shown = ", ".join(f"{name} {value:.2f}" for name, value in ratios.items())
+            out.append(f"this tree / base, {body}, {count} connections: {shown}, CPU {cpu(row) / cpu(base):.2f}")
     return "\n".join(out)
 
 

@@ -42,9 +42,17 @@ def parse(output: str) -> Load:
         if line.startswith("BENCH "):
             load = Load(**json.loads(line.removeprefix("BENCH ")))
             if not load.requests or load.seconds <= 0:
-                raise Failed(f"wrk got no answer: {output}")
+                raise Failed(f"wrk got no answer: {line}")
             return load
     raise Failed(f"wrk said nothing: {output}")
+
+
+def warm(url: str, token: str, connections: int) -> None:
+    """Load a URL for a second so that code paths, pools and caches are warm; what comes of it does not matter."""
+    try:
+        run(url, token, connections, 1)
+    except Failed:
+        pass  # the measurement that follows will say so too
 
 
 def run(url: str, token: str, connections: int, seconds: float) -> Load:

@@ -46,7 +46,7 @@ def measure(ways: Sequence[Road], path: str, connections: Sequence[int], rounds:
     """All rounds."""
     runs: Runs = defaultdict(list)
     for road in ways:
-        wrk.run(road.url + path, road.token, min(8, max(connections)), 1)  # warm: code paths, pools, caches
+        wrk.warm(road.url + path, road.token, min(8, max(connections)))
     for _unused in range(rounds):
         for count in connections:
             for road in ways:
@@ -54,11 +54,12 @@ def measure(ways: Sequence[Road], path: str, connections: Sequence[int], rounds:
     return runs
 
 
-def row(name: str, connections: int, runs: Sequence[Measured]) -> dict[str, object]:
+def row(name: str, body: str, connections: int, runs: Sequence[Measured]) -> dict[str, object]:
     """A row of the table: medians over the rounds, CPU over all of them."""
     requests = sum(run.load.requests for run in runs)
     return {
         "path": name,
+        "body": body,
         "connections": connections,
         "rate": stats.median([run.load.rate for run in runs]),
         "mb_per_s": stats.median([run.load.megabytes for run in runs]),
@@ -106,12 +107,28 @@ def start(bench: Bench, processes: Processes) -> list[Road]:
 
 def run(bench: Bench) -> None:
     """Measure rates. Raises Failed."""
-    options = bench.options
-    counts = QUICK_CONNECTIONS if options.quick else CONNECTIONS
+    with Processes(bench.folder) as processes:
+        small(bench, start(bench, processes), CONNECTIONS)
+
+
+def run_bulk(bench: Bench) -> None:
+    """Measure bulk. Raises Failed."""
+    with Processes(bench.folder) as processes:
+        bulk(bench, start(bench, processes))
+
+
+def run_quick(bench: Bench) -> None:
+    """Both, on the roads that a developer compares. Raises Failed."""
     with Processes(bench.folder) as processes:
         ways = start(bench, processes)
-        runs = measure(ways, SMALL, counts, options.rounds, options.seconds)
-    bench.rows += [row(way.name, count, runs[way.name, count]) for count in counts for way in ways]
+        small(bench, ways, QUICK_CONNECTIONS)
+        bulk(bench, [way for way in ways if way.name != "direct"])
+
+
+def small(bench: Bench, ways: Sequence[Road], counts: Sequence[int]) -> None:
+    """The 3 KB body. Raises Failed."""
+    runs = measure(ways, SMALL, counts, bench.options.rounds, bench.options.seconds)
+    bench.rows += [row(way.name, "3 KB", count, runs[way.name, count]) for count in counts for way in ways]
     mine = bench.build.name
     ours1, ours32, theirs1, theirs32 = runs[mine, 1], runs[mine, 32], runs["peer", 1], runs["peer", 32]
     if cpu_per_request(theirs32) <= 0:
@@ -126,14 +143,12 @@ def run(bench: Bench) -> None:
     }
 
 
-def run_bulk(bench: Bench) -> None:
-    """Measure bulk. Raises Failed."""
-    options = bench.options
-    with Processes(bench.folder) as processes:
-        ways = start(bench, processes)
-        runs = measure(ways, BULK, (BULK_CONNECTIONS,), options.rounds, options.seconds)
-    bench.rows += [row(way.name, BULK_CONNECTIONS, runs[way.name, BULK_CONNECTIONS]) for way in ways]
-    ours, theirs = runs[bench.build.name, BULK_CONNECTIONS], runs["peer", BULK_CONNECTIONS]
+def bulk(bench: Bench, ways: Sequence[Road]) -> None:
+    """The 10 MB body. Raises Failed."""
+    count = BULK_CONNECTIONS
+    runs = measure(ways, BULK, (count,), bench.options.rounds, bench.options.seconds)
+    bench.rows += [row(way.name, "10 MB", count, runs[way.name, count]) for way in ways]
     bench.values["bulk_ratio"] = stats.paired_ratio(
-        [run.load.megabytes for run in ours], [run.load.megabytes for run in theirs]
+        [run.load.megabytes for run in runs[bench.build.name, count]],
+        [run.load.megabytes for run in runs["peer", count]],
     )
