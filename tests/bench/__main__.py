@@ -99,8 +99,11 @@ def main() -> int:
     # A quick run is for one pair of eyes: it leaves the figures of the last whole run alone.
     found = results.Results(OUT / "quick.json", afresh=True) if asked.quick else results.Results()
     names = chosen(asked)
-    worked = [run(name, asked, made, found) for name in names]
-    found.write(results.machine(made[1].python), asked)
+    machine = results.machine(made[1].python)
+    worked = []
+    for name in names:
+        worked.append(run(name, asked, made, found))
+        found.write(machine, asked)  # each time, so that a run that is broken off leaves what it had
     print(table.text(found, names))
     if asked.quick:
         print(table.comparison(found))

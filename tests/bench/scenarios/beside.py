@@ -10,26 +10,35 @@ from __future__ import annotations
 from bench import roads
 from bench.context import Bench
 from bench.link import Link
-from bench.processes import Processes
+from bench.processes import Failed, Processes
 from bench.upstream import BULK, SMALL, Trust, stub
 
 RATE = 2 * 1024 * 1024
 """Bytes per second of the link."""
 SECONDS = 10.0
+ONE = "mooring-1"
+"""Mooring with one worker: both calls are then on one session of the tunnel."""
 UID = "00000000-0000-4000-8000-000000000002"
 
 
 def run(bench: Bench) -> None:
-    """Measure the peer and Mooring, one after the other. Raises Failed."""
-    for name in ("direct", "peer", bench.build.name):
+    """Measure each road, one after the other. Raises Failed."""
+    for name in ("direct", "peer", bench.build.name, ONE):
         with Link(RATE) as link, Processes(bench.folder) as processes:
             road = start(bench, processes, link, name)
             found = bench.load(
                 "beside", road.ca, bench.tokens(road.token), "-small", road.url + SMALL, "-bulk", road.url + BULK,
                 seconds=SECONDS,
             )  # fmt: skip
-        bench.rows.append({"path": name, **found})
-    bench.values["small_beside_bulk_ms"] = bench.rows[-1]["p50"]
+        bench.rows.append({
+            "path": name, "calls": found["count"], "errors": found["errors"], "p50_ms": found["p50"],
+            "p90_ms": found["p90"], "max_ms": found["max"], "bulk_mb_per_s": found["bulk_mb_per_s"],
+        })  # fmt: skip
+        if found["errors"] or not found["count"]:
+            raise Failed(f"{name}: {found['errors']} calls failed, {found['count']} did not")
+    # With several workers the two may use different sessions; the goal is for the harder case, whichever it is.
+    ours = [row["p50_ms"] for row in bench.rows if row["path"] in (bench.build.name, ONE)]
+    bench.values["small_beside_bulk_ms"] = max(ours)
 
 
 def start(bench: Bench, processes: Processes, link: Link, name: str) -> roads.Road:
@@ -42,5 +51,8 @@ def start(bench: Bench, processes: Processes, link: Link, name: str) -> roads.Ro
         road = roads.peer(processes, bench.programs, upstream, address=link.near, inside=link.inside)
     else:
         folder = bench.folder / name
-        road = roads.mooring(processes, folder, bench.build, upstream, address=link.near, inside=link.inside)
+        road = roads.mooring(
+            processes, folder, bench.build, upstream, address=link.near, inside=link.inside,
+            settings={"workers": "1"} if name == ONE else {},
+        )  # fmt: skip
     return roads.ready(road, processes.logs)
