@@ -5,5 +5,6 @@ from __future__ import annotations
 
 from mutants.guards_01_10 import GUARDS as FIRST
 from mutants.guards_11_20 import GUARDS as SECOND
+from mutants.guards_bounds import GUARDS as BOUNDS
 
-GUARDS = (*FIRST, *SECOND)
+GUARDS = (*FIRST, *SECOND, *BOUNDS)
