@@ -109,7 +109,7 @@ COMMON = (
     ),
     Rule(
         "both framings",
-        "Content-Length and Transfer-Encoding together|both Transfer-Encoding and Content-Length",
+        "Content-Length and Transfer-Encoding together|malformed request|both Transfer-Encoding and Content-Length",
         "RFC 9112 6.3: such a message might be an attempt at smuggling and ought to be handled as an error.",
         lambda seen: bool(seen.values(b"content-length")) and bool(seen.values(b"transfer-encoding")),
     ),

@@ -60,7 +60,11 @@ def test_every_operation_says_who_what_and_how_it_fails() -> None:
 async def test_a_body_that_is_wrong_is_refused_and_named(
     world: Any, content: bytes, status: int, field: str | None
 ) -> None:
-    headers = {"Authorization": f"Bearer {world.admin.token}", "X-Mooring-Request-Id": "abc"}
+    headers = {
+        "Authorization": f"Bearer {world.admin.token}",
+        "X-Mooring-Request-Id": "abc",
+        "Content-Type": "application/json",
+    }
     answer = await world.http.post("/api/v1/clusters", headers=headers, content=content)
     problem = answer.json()
     assert (answer.status_code, problem["status"], problem["request_id"]) == (status, status, "abc")
@@ -114,3 +118,20 @@ async def test_no_answer_shows_a_stored_secret(world: Any) -> None:
     for path in ("/whoami", "/server", "/clusters", "/clusters/prod", "/users", "/users/bob", "/groups", "/tokens"):
         text = (await world.admin("GET", path)).text
         assert not [secret for secret in secrets if secret in text], path
+
+
+@pytest.mark.parametrize(
+    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "text/plain; application/json"]
+)
+async def test_a_body_that_a_form_of_another_site_could_post_is_not_read(world: Any, kind: str | None) -> None:
+    headers = {"Authorization": f"Bearer {world.admin.token}"} | ({"Content-Type": kind} if kind else {})
+    answer = await world.http.post("/api/v1/clusters", headers=headers, content=b'{"name": "a"}')
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+async def test_a_token_in_the_place_of_an_id_is_not_repeated(world: Any) -> None:
+    bob = await world.user("bob")
+    for path in ("/tokens/", "/users/", "/clusters/"):
+        answer = await bob("GET", path + bob.token)
+        assert answer.status_code == 404
+        assert bob.token not in answer.text

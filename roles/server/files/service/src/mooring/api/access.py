@@ -16,7 +16,7 @@ from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.spec import Parameter as ParameterSpec
 from litestar.params import SkipValidation
 
-from mooring.api.problems import forbidden, invalid, unauthenticated
+from mooring.api.problems import Problem, forbidden, invalid, unauthenticated
 from mooring.api.services import Services
 from mooring.authn.identity import Identity
 from mooring.lib import metrics
@@ -33,13 +33,20 @@ ADMIN: Final[dict[str, Any]] = {"access": "admin"}  # such a token of an adminis
 
 
 class Guard:
-    """Authenticates the caller, checks the route's access and refuses query parameters that nobody reads."""
+    """Authenticates the caller, checks the route's access; refuses query parameters that nobody reads, and bodies that
+    are not said to be JSON."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._queries: dict[tuple[str, str], frozenset[str]] = {}
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        headers = connection.headers
+        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+        if has_body and kind != "application/json":
+            # A page of another site may post every type that forms have without asking first; JSON it may not.
+            raise Problem(415, "unsupported_media_type", "a body must have the Content-Type application/json")
         access = handler.opt.get("access", "admin")
         if access != "public":
             identity = self._authenticate(connection)

@@ -14,7 +14,7 @@ import msgspec
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 from msgspec import Meta
 
-from mooring.api.problems import Problem, invalid
+from mooring.api.problems import Problem, invalid, quoted
 from mooring.lib.clock import rfc3339
 from mooring.lib.names import InvalidName
 from mooring.store.ports import Paging
@@ -143,7 +143,7 @@ async def found(what: str, ref: str, get: Callable[[str], Awaitable[Record | Non
     """The record, or 404."""
     record = await get(check_ref("ref", ref))
     if record is None:
-        raise Problem(404, "not_found", f"there is no {what} {ref!r}")
+        raise Problem(404, "not_found", f"there is no {what} {quoted(ref)}")
     return record
 
 
@@ -151,5 +151,5 @@ async def named_by(field: str, what: str, ref: str, get: Callable[[str], Awaitab
     """The record that a field of the body names, or 422."""
     record = await get(check_ref(field, ref))
     if record is None:
-        raise invalid(field, f"there is no {what} {ref!r}")
+        raise invalid(field, f"there is no {what} {quoted(ref)}")
     return record

@@ -19,7 +19,7 @@ from msgspec import Meta
 from mooring.api.access import USER, Caller, Deps
 from mooring.api.common import Input, Output, Ref, Ttl, time_text
 from mooring.api.issue import end_of_life, issue
-from mooring.api.problems import conflict, invalid
+from mooring.api.problems import conflict, invalid, quoted
 from mooring.api.services import Services
 from mooring.authn.identity import Identity
 from mooring.authn.index import ClusterView
@@ -88,7 +88,7 @@ def _chosen(data: KubeconfigNew, services: Services, caller: Identity) -> list[C
     for ref in data.clusters:
         cluster = services.index.cluster(ref)
         if cluster is None or not may_enter(cluster):
-            raise invalid("clusters", f"there is no cluster {ref!r}")
+            raise invalid("clusters", f"there is no cluster {quoted(ref)}")
         chosen[cluster.id] = cluster
     return list(chosen.values())
 

@@ -20,6 +20,7 @@ from mooring.authn.index import Unauthenticated
 from mooring.authn.passwords import Busy
 from mooring.lib import bounds, logging, metrics
 from mooring.lib.errors import MooringError
+from mooring.lib.names import holds_token
 from mooring.store.ports import StoreUnavailable, Taken
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -69,6 +70,11 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+def quoted(ref: str) -> str:
+    """What somebody named, for an error; but a token, given where an id belongs, is not repeated: errors are kept."""
+    return "with this name (a token was given in its place)" if holds_token(ref) else repr(ref)
+
+
 def invalid(field: str, message: str) -> Problem:
     """422: one field is wrong."""
     return Problem(422, "invalid", f"{field}: {message}", errors=(FieldError(field, message),))
@@ -76,7 +82,7 @@ def invalid(field: str, message: str) -> Problem:
 
 def not_found(what: str, ref: str) -> Problem:
     """404, also where the thing exists and the caller may not know."""
-    return Problem(404, "not_found", f"there is no {what} {ref!r}")
+    return Problem(404, "not_found", f"there is no {what} {quoted(ref)}")
 
 
 def conflict(code: str, detail: str, *, field: str = "", hint: str = "") -> Problem:

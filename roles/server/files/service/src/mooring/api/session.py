@@ -12,7 +12,7 @@ from msgspec import Meta
 from mooring.api.access import PUBLIC, TOKEN, USER, Caller, Deps, source
 from mooring.api.common import Description, Input, Output, Ref, Ttl, check_text, named_by, time_text
 from mooring.api.issue import issue
-from mooring.api.problems import invalid, later, unauthenticated
+from mooring.api.problems import invalid, later, quoted, unauthenticated
 from mooring.authn.passwords import Busy
 from mooring.lib import bounds, metrics
 from mooring.lib.secrets import Secret
@@ -92,7 +92,7 @@ async def login(data: JSONBody[Login], services: Deps, request: Request[Any, Any
             cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
             admin = ADMIN_GROUP_ID in dict(user.groups)
             if not admin and not services.index.memberships_of(user.id, cluster.id):
-                raise invalid("cluster", f"there is no cluster {data.cluster!r}")
+                raise invalid("cluster", f"there is no cluster {quoted(data.cluster)}")
         ttl = data.ttl_seconds or min(services.settings.login_ttl, services.settings.max_ttl)
         if ttl > services.settings.max_ttl:
             raise invalid("ttl_seconds", f"at most {services.settings.max_ttl} seconds are allowed")

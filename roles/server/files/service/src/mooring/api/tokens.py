@@ -31,7 +31,7 @@ from mooring.api.common import (
     time_text,
 )
 from mooring.api.issue import end_of_life, issue
-from mooring.api.problems import conflict, forbidden, invalid, not_found
+from mooring.api.problems import conflict, forbidden, invalid, not_found, quoted
 from mooring.authn.identity import Identity
 from mooring.store.records import Token
 
@@ -111,7 +111,7 @@ async def create_token(data: JSONBody[TokenNew], services: Deps, caller: Caller)
         if data.cluster is not None:
             cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
             if not caller.admin and not services.index.may_enter_facts(caller, cluster.id):
-                raise invalid("cluster", f"there is no cluster {data.cluster!r}")
+                raise invalid("cluster", f"there is no cluster {quoted(data.cluster)}")
         token, text = await issue(tx, services, user, data.description, expires_at, cluster)
     return TokenMade(token=text.reveal(), **_fields(token))
 

@@ -367,7 +367,7 @@ def response_headers(headers: Headers) -> Headers:
         name = pair[0]
         drop = _dropped.get(name)
         if drop is None:
-            plain = name.lower()
+            plain = name.lower().replace(b"_", b"-")
             drop = plain in _DROP or plain.startswith(_DROP_PREFIX)
             if len(_dropped) < _CACHE_MAX and len(name) <= 64:
                 _dropped[name] = drop
