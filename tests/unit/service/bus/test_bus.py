@@ -152,6 +152,14 @@ async def test_what_was_revoked_while_control_was_away_ends_what_is_open(bus: Bu
     assert worker.changes == [TokenRevoked(lost.id), UserChanged(bob.id)]
 
 
+async def test_a_control_process_that_says_nothing_any_more_is_left_and_found_again(bus: Bus) -> None:
+    worker = await bus.join(0)
+    before = worker.link._channel
+    await bus.roster._tasks.aclose()  # no beats from now on
+    bus.clock.advance(11)
+    await until(lambda: worker.link._channel not in (None, before) and worker.link.connected)
+
+
 async def test_a_jwt_is_good_once_for_all_workers_and_nobody_gets_in_without_control(bus: Bus) -> None:
     one, two = await bus.join(0), await bus.join(1)
     assert await one.claim("jti-number-1") is True

@@ -217,7 +217,8 @@ class Link:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             now = self._clock.monotonic()
-            if self._channel is not None and now - self._alive > SILENCE_SECONDS:
+            # Before the snapshot, a channel may wait for long: in the queue of a control process that is being started.
+            if self._channel is not None and self._synced and now - self._alive > SILENCE_SECONDS:
                 log.error("the control process is silent; its channel is closed", seconds=round(now - self._alive))
                 self._channel.abort()
             if self._synced and now - used_at >= USED_SECONDS:
