@@ -3,8 +3,8 @@
 
 A row's `inject` is a generator: it breaks something, yields while it is broken, and heals. `untouched` names the
 channels that must not notice anything; on the others a client may see the statuses in `codes`, or the end of a
-connection. `bound` is in seconds from the healing to the moment when every channel has worked again; it is what the
-documentation promises on a machine of its own (tests on a busy machine wait longer).
+connection. `bound` is in seconds from the healing to the moment when every channel has worked again; it is the goal
+for a machine of its own (tests on a busy machine wait longer).
 """
 
 from __future__ import annotations

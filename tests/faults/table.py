@@ -35,7 +35,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The table, in the order of the catalogue."""
     by_name = {row["name"]: row for row in rows}
     lines = [
-        "| fault | clients see | bad news after | works again after | promised | lost, wrong or hung |",
+        "| fault | clients see | bad news after | works again after | goal | lost, wrong or hung |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for fault in (*FAULTS, *ON_POSTGRESQL):
