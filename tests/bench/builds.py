@@ -23,6 +23,7 @@ from bench.processes import Failed
 PEER = Path(__file__).parent / "peer"
 PROGRAMS = ("peer", "stub", "load", "agents")
 SERVICE = Path("roles/server/files/service")
+DEBIAN = Path("/usr/bin/python3")
 
 
 def run(words: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
@@ -81,16 +82,15 @@ def go_programs() -> Path:
 
 def interpreter() -> Path:
     """The Python that servers and agents run on: Debian's if it is 3.11 or newer, else our own."""
-    debian = Path("/usr/bin/python3")
-    if debian.exists():
+    if DEBIAN.exists() and Path("/etc/debian_version").exists():
         asked = subprocess.run(
-            [debian, "-c", "import sys; print(sys.version_info >= (3, 11))"],
+            [DEBIAN, "-c", "import sys; print(sys.version_info >= (3, 11))"],
             capture_output=True,
             text=True,
             check=False,
         )
         if asked.stdout.strip() == "True":
-            return debian
+            return DEBIAN
     return Path(sys.executable).resolve()
 
 

@@ -86,12 +86,13 @@ def machine(python: Path) -> dict[str, Any]:
         line.partition(":")[2].strip() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")
     ]
     memory = _read("/proc/meminfo").split()
+    debian = builds.interpreter() == builds.DEBIAN
     return {
         "processors": os.cpu_count(),
         "model": model[0] if model else platform.machine(),
         "memory_gb": round(int(memory[1]) / 1024**2, 1) if len(memory) > 1 else None,
         "kernel": platform.release(),
-        "python": f"{_said([str(python), '-VV'])} ({python})",
+        "python": f"{_said([str(python), '-VV'])}{' of Debian' if debian else ''}",
         "go": _said([builds.go(), "version"]),
         "nginx": _said(["nginx", "-v"]),
         "wrk": _said(["wrk", "-v"]),

@@ -31,6 +31,9 @@ _LOAD = (
     ("cpu_server_us", "server CPU us/req", "{:.0f}"),
     ("cpu_agent_us", "agent CPU us/req", "{:.0f}"),
 )
+BUSY = 4
+"""Load average for each processor, before a scenario, above which others kept the machine busy: ours is less."""
+
 Column = tuple[str, str, str]
 
 
@@ -130,7 +133,13 @@ def comparison(found: Results) -> str:
 def page(found: Results, machine: dict[str, Any]) -> str:
     """The part of docs/performance.md that is made."""
     out = [BEGIN, "", markdown(GOAL_HEAD, goal_rows(found)), ""]
-    for name, scenario in found.scenarios.items():
+    order = [name for name in dict.fromkeys(goal.scenario for goal in goals.GOALS) if name in found.scenarios]
+    if any(found.scenarios[name]["load_before"] > BUSY * machine.get("processors", 1) for name in order):
+        out += [
+            "The machine was busy with other programs before some of these parts: they say more of it than of us.",
+            "",
+        ]
+    for name, scenario in ((name, found.scenarios[name]) for name in order):
         out += [f"### {name}", ""]
         if scenario["error"]:
             out += [f"ERROR: {scenario['error'].splitlines()[0]}", ""]
