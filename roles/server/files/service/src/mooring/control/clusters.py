@@ -22,7 +22,7 @@ from mooring.store.records import Cluster, ClusterStatus
 
 WRITE_EVERY: Final = 1.0  # seconds between two writes, at least
 RETRY_MOST: Final = 30.0  # seconds between two tries while the database is away, at most
-SETTLE: Final = 5.0  # seconds for the workers to join a control process that was replaced
+SETTLE: Final = 15.0  # seconds for the workers to join a control process that was replaced
 RESTARTED: Final = "the server was restarted; waiting for the agent"
 
 
