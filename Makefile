@@ -9,7 +9,7 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants faults faults-table soak molecule bench bench-table fuzz testbed-up testbed-down openapi clean
+.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants faults faults-table soak molecule bench bench-table compiled fuzz testbed-up testbed-down openapi clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ bench: venv ## Beside a Go peer and nginx: make bench QUICK=1 | ONLY=rates,exec 
 
 bench-table: venv ## Write the table in docs/performance.md from the last make bench
 	@$(PY) -m bench.table
+
+compiled: venv ## Build the service with mypyc and run the unit tests of what was compiled on it (minutes; needs a C compiler)
+	@$(PY) tests/compiled.py
 
 fuzz: .cache/fuzz/.ready ## Fuzz every parser: make fuzz SECONDS=60 ONLY=mux,frames
 	@$(PY) -m fuzz --seconds $(or $(SECONDS),60) --only '$(ONLY)'

@@ -84,7 +84,7 @@ class StreamState:
         self.pending = 0
         self.granted_at = float("-inf")
 
-    def queue(self, data: bytes, fin: bool, limit: int) -> bool:
+    def queue(self, data: bytes | bytearray, fin: bool, limit: int) -> bool:
         """Take bytes to send. Returns False when the buffer is full from now on. Raises LocalError, Overrun."""
         if self.fin_queued:
             raise LocalError(f"stream {self.id}: write after end")

@@ -155,7 +155,7 @@ class Mux:
         if stream is not None:
             self._give_up(stream, frames.pack_reason(frames.REFUSED, stream_id, code, message))
 
-    def send_data(self, stream_id: int, data: bytes, fin: bool = False) -> bool:
+    def send_data(self, stream_id: int, data: bytes | bytearray, fin: bool = False) -> bool:
         """Queue bytes of a stream, then its end. All are taken; False asks to stop until `take_writable` names it.
 
         True on a stream that is over. Raises LocalError after the end, and before OPENED on the accepting side; Overrun
