@@ -232,7 +232,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("certificate-expired", "the server's certificate expires while streams are open", certificate_expired, 1, 5,
           untouched=ALL),
     Fault("token-expired", "the clients' tokens expire while streams are open", token_expired, 3, 5,
-          codes=frozenset({401})),
+          codes=frozenset({401, 403})),  # 403: one that was under way at that moment (docs/edge.md, "Rights that end")
     Fault("agent-ahead", "the agent's clock is 10 minutes ahead", _clock("agent", 600), 2, 10,
           untouched=frozenset({"rest"})),
     Fault("agent-behind", "the agent's clock is 10 minutes behind", _clock("agent", -600), 2, 10,
