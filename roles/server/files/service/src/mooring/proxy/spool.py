@@ -14,6 +14,7 @@ holds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -29,6 +30,7 @@ _MAGIC: Final = b"mrgspl01"
 _COUNTERS: Final = struct.Struct("<QQ")  # bytes ever put, bytes ever written to the log
 _PUT: Final = struct.Struct("<Q")
 _START: Final = 64
+_TRIES: Final = 20
 
 
 class Spool:
@@ -36,14 +38,12 @@ class Spool:
 
     def __init__(self, folder: Path, size: int = SIZE) -> None:
         """Make the file. Raises OSError, also when there is no room for it."""
-        self.path = folder / f"{secrets.token_hex(8)}.spool"
         self._size = size
         self._put = 0
         self._released = 0
-        aside = self.path.with_suffix(".new")
-        self._fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        aside, self._fd = _open_locked(folder)
+        self.path = aside.with_suffix(".spool")
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(self._fd, 0, _START + size)
             os.pwrite(self._fd, _MAGIC, 0)
             self._map = mmap.mmap(self._fd, _START + size)
@@ -82,6 +82,20 @@ class Spool:
             self.path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = -1
+
+
+def _open_locked(folder: Path) -> tuple[Path, int]:
+    """A new file that this process has locked. Raises OSError."""
+    for _unused in range(_TRIES):
+        path = folder / f"{secrets.token_hex(8)}.new"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        # Between the two calls a process that recovers may have taken it for a dead one's: then that one removes it.
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return path, fd
+        os.close(fd)
+    raise OSError(errno.EAGAIN, "another process removes every new file", str(folder))
 
 
 def recover(folder: Path, write: Callable[[bytes], bool]) -> int:
