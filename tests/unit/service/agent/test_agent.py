@@ -451,6 +451,32 @@ async def test_a_refused_token_is_renewed_and_the_request_repeated_unseen(
     assert [call.bearer for call in kube.impersonated] == ["impersonator-token-1", "impersonator-token-3"]
 
 
+async def test_what_a_client_of_an_upgrade_says_while_the_token_is_renewed_is_not_lost(
+    agent: Agent, server: FakeServer, kube: FakeKube
+) -> None:
+    async def echo(call: Call) -> None:
+        call.writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n")
+        while data := await call.reader.read(1000):
+            call.writer.write(data.upper())
+
+    def asked() -> int:
+        return sum(call.path.endswith("/token") for call in kube.calls)
+
+    kube.handler = echo
+    before = asked()
+    kube.tokens += 1  # the token that the agent has is refused
+    kube.token_status = 503  # and there is no new one yet
+    headers = [(b"Connection", b"Upgrade"), (b"Upgrade", b"SPDY/3.1")]
+    client = Client.ask(server.live[0], b"POST", b"/api/v1/namespaces/a/pods/b/exec", headers, fin=False)
+    await until(lambda: asked() > before)
+    assert client.stream is not None
+    client.stream.write(b"early ")
+    client.stream.write(b"words")
+    kube.token_status = 201
+    await until(lambda: client.body == b"EARLY WORDS" or client.failure)
+    assert client.failure is None
+
+
 async def test_a_401_never_reaches_the_client(agent: Agent, server: FakeServer, kube: FakeKube) -> None:
     async def no(call: Call) -> None:
         await call.answer(401, {"kind": "Status", "code": 401})

@@ -315,6 +315,8 @@ class Exchange:
         except Refused as refusal:
             self._done(self)
             self.stream.reset(refusal.code, refusal.message)
+        else:
+            self.from_tunnel.pass_on()
 
     def _fail_credential(self) -> None:
         self._done(self)
@@ -327,15 +329,27 @@ class FromTunnel:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._unconsumed = 0
+        self._early = bytearray()  # at most the stream's window: no credit is given for it
+        self._early_end = False
 
     def on_data(self, data: bytes) -> None:
         """Body of the request, or raw bytes after a 101."""
         exchange = self._exchange
         exchange.wrote_body()
-        if exchange.request is None or exchange.request.write(data):
+        if exchange.request is None:
+            self._early += data
+        elif exchange.request.write(data):
             exchange.stream.consumed(len(data))
         else:
             self._unconsumed += len(data)
+
+    def pass_on(self) -> None:
+        """There is a request again: it gets what came while there was none."""
+        early, self._early = bytes(self._early), bytearray()
+        if early:
+            self.on_data(early)
+        if self._early_end:
+            self.on_end()
 
     def upstream_writable(self) -> None:
         """kube-apiserver has room again: the peer may send as much more."""
@@ -347,6 +361,8 @@ class FromTunnel:
         """The request is complete."""
         if self._exchange.request is not None:
             self._exchange.request.end()
+        else:
+            self._early_end = True
 
     def on_reset(self, code: Code, message: str) -> None:
         """The client went away, or the tunnel was lost."""
