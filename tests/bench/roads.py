@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,6 +25,8 @@ from support.road import Server, free_port
 from bench.builds import Build
 from bench.processes import Failed, Processes, tail, until
 from bench.upstream import SMALL, SMALL_BYTES, Trust, Upstream, chain
+
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 BOUNDS = {
     "max_connections_per_address": 50000,
@@ -128,7 +131,11 @@ def has_workers(folder: Path) -> bool:
 
 
 def start_server(
-    processes: Processes, folder: Path, build: Build, settings: Mapping[str, str] = {}, address: str = "127.0.0.1"
+    processes: Processes,
+    folder: Path,
+    build: Build,
+    settings: Mapping[str, str] = NO_SETTINGS,
+    address: str = "127.0.0.1",
 ) -> Mooring:
     """Start a Mooring server in `folder`. Raises Failed."""
     server = Mooring(folder, address, program=build.program, settings=dict(settings))
@@ -174,7 +181,7 @@ def start_agent(
 
 def mooring(
     processes: Processes, folder: Path, build: Build, upstream: Upstream, *, name: str = "",
-    settings: Mapping[str, str] = {}, address: str = "127.0.0.1", inside: tuple[str, ...] = (),
+    settings: Mapping[str, str] = NO_SETTINGS, address: str = "127.0.0.1", inside: tuple[str, ...] = (),
 ) -> Road:  # fmt: skip
     """A Mooring server and agent of a build; `inside` takes the agent into a network namespace."""
     name = name or build.name

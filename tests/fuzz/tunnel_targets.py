@@ -8,7 +8,8 @@ import contextlib
 from mooring.wire import frames
 from mooring.wire.events import DataReceived, Event, HeadReceived, StreamOpened, StreamRefused, StreamReset
 from mooring.wire.flow import Limits
-from mooring.wire.frames import Code, Hello, LocalError, RemoteError
+from mooring.wire.frames import Code, LocalError, RemoteError
+from mooring.wire.hello import Hello
 from mooring.wire.mux import Busy, Mux
 from support.mux_pipe import Pipe
 

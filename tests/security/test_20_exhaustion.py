@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from mooring.agent.identity import Identity, new_key
 from mooring.wire import frames
-from mooring.wire.frames import Hello
+from mooring.wire.hello import Hello
 from support import agentjwt
 from support.glass import register
 from support.rawhttp import RawClient, bearer

@@ -7,7 +7,7 @@ from typing import Any
 
 from mooring.wire.events import Event, StreamOpened
 from mooring.wire.flow import Limits
-from mooring.wire.frames import Hello
+from mooring.wire.hello import Hello
 from mooring.wire.mux import Mux
 
 ALL = 1 << 30

@@ -20,8 +20,8 @@ from mooring.net.tls import client_context
 from mooring.tunnel.carrier import ServerCarrier
 from mooring.tunnel.session import Session
 from mooring.tunnel.stream import Code, Stream, pack_open
-from mooring.wire.frames import Hello
 from mooring.wire.headers import RequestHead, get, parse_request_head, serialize_request
+from mooring.wire.hello import Hello
 from testbed.pki import Authority, Pair
 
 AGENT_TOKEN = "agent-token-of-the-pod"

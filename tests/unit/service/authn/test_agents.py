@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
-from mooring.authn.agents import MAX_LIFE, REPLAYS_PER_CLUSTER, SKEW, TYP, AgentRefused, AgentVerifier, is_weak_key
+from mooring.authn.agents import MAX_LIFE, SKEW, TYP, AgentRefused, AgentVerifier, is_weak_key
+from mooring.authn.replays import REPLAYS_PER_CLUSTER
 
 # RFC 9864 prefers "Ed25519"; the protocol says "EdDSA".
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")

@@ -25,8 +25,8 @@ from mooring.tunnel.carrier import ConnectFailed, ServerCarrier, connect_client
 from mooring.tunnel.hub import Hub
 from mooring.tunnel.session import Session
 from mooring.tunnel.stream import Code, Stream, StreamSink, unpack_open
-from mooring.wire.frames import Hello
 from mooring.wire.headers import parse_request_head
+from mooring.wire.hello import Hello
 from support.edgebed import Edge, Tls, until
 from support.proxyfakes import ALPHA, make_world
 

@@ -23,7 +23,7 @@ from mooring.tunnel.carrier import ServerCarrier, connect_client
 from mooring.tunnel.session import Session
 from mooring.tunnel.stream import Stream, StreamSink
 from mooring.wire.flow import Limits
-from mooring.wire.frames import Hello
+from mooring.wire.hello import Hello
 from support.tunnel_ends import EdgeLike, Ends
 
 

@@ -13,7 +13,7 @@ from mooring.tunnel.hub import MAX_SESSIONS, Hub, Lost
 from mooring.tunnel.session import Session
 from mooring.tunnel.stream import Code, SessionClosed
 from mooring.wire import actas, frames
-from mooring.wire.frames import Hello
+from mooring.wire.hello import Hello
 from support.tunnel_ends import Recorder
 
 

@@ -12,7 +12,7 @@ from mooring.tunnel.session import Session
 from mooring.tunnel.stream import Code, SessionBusy, SessionClosed, Stream, StreamSink, pack_open
 from mooring.wire import frames
 from mooring.wire.flow import Limits
-from mooring.wire.frames import Hello
+from mooring.wire.hello import Hello
 from support.tunnel_ends import Recorder
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"

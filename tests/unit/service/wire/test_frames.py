@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mooring.wire import frames
-from mooring.wire.frames import Code, Hello, LocalError, RemoteError
+from mooring.wire.frames import Code, LocalError, RemoteError
+from mooring.wire.hello import Hello
 
 SPEC = Path(__file__).parents[4] / "docs/protocol/tunnel.md"
 MADE_BY_US = {

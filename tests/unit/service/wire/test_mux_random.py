@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mooring.wire import frames
 from mooring.wire.events import DataReceived, Event, HeadReceived, StreamOpened, StreamRefused, StreamReset
 from mooring.wire.flow import Limits
-from mooring.wire.frames import Code, Hello, RemoteError
+from mooring.wire.frames import Code, RemoteError
+from mooring.wire.hello import Hello
 from mooring.wire.mux import Busy, Mux
 from support.mux_pipe import Pipe
 

@@ -31,7 +31,8 @@ from mooring.tunnel.session import Session
 from mooring.tunnel.stream import OpenHandler, SessionClosed
 from mooring.wire.actas import FEATURE
 from mooring.wire.flow import Limits
-from mooring.wire.frames import MAX_PEERS, Code, Hello
+from mooring.wire.frames import MAX_PEERS, Code
+from mooring.wire.hello import Hello
 
 WINDOW = 64 * 1024
 """Credit in bytes that a stream begins with; it grows while it is used. Small, since most requests have no body."""

@@ -73,7 +73,7 @@ class _Child:
         else:
             from mooring.app.worker import Worker
 
-            part = Worker(begin, lambda message: channel.send(message))
+            part = Worker(begin, channel.send)
         self._part = part
         try:
             await part.start()

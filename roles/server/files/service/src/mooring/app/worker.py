@@ -46,7 +46,8 @@ from mooring.proxy.registry import Registry
 from mooring.tunnel.carrier import ServerCarrier
 from mooring.tunnel.hub import Hub
 from mooring.tunnel.session import Session, tunnel_limits
-from mooring.wire.frames import MAX_PEERS, Hello
+from mooring.wire.frames import MAX_PEERS
+from mooring.wire.hello import Hello
 
 CONTROL_SECONDS: Final = 40.0
 """For the first snapshot of control."""

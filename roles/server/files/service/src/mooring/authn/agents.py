@@ -20,7 +20,6 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import OKPKey
 from joserfc.util import urlsafe_b64decode, urlsafe_b64encode
 
-from mooring.authn.replays import REPLAYS_PER_CLUSTER as REPLAYS_PER_CLUSTER
 from mooring.authn.replays import Replays
 from mooring.lib.errors import MooringError
 from mooring.lib.ids import is_id

@@ -18,7 +18,8 @@ from mooring.lib.config import TunnelSection
 from mooring.tunnel.stream import OpenHandler, SessionBusy, SessionClosed, Stream, StreamSink
 from mooring.wire import events
 from mooring.wire.flow import Limits, Overrun
-from mooring.wire.frames import Code, Hello, LocalError, RemoteError
+from mooring.wire.frames import Code, LocalError, RemoteError
+from mooring.wire.hello import Hello
 from mooring.wire.mux import Busy, Mux, Side
 
 MAX_PER_TURN = 1024 * 1024  # bytes written before other users of the event loop get their turn

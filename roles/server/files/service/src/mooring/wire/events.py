@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mooring.wire.frames import Code, Hello
+from mooring.wire.frames import Code
+from mooring.wire.hello import Hello
 
 
 @dataclass(slots=True)

@@ -15,8 +15,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.wire.hello import PROTOCOL
-from mooring.wire.hello import Hello as Hello  # users of frames need it
+from mooring.wire.hello import PROTOCOL, Hello
 
 SUBPROTOCOL = "mooring-tunnel.1"  # the same name as a WebSocket subprotocol, where "/" is not a token character
 

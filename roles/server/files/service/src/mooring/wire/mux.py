@@ -29,8 +29,9 @@ from mooring.wire.events import (
     StreamReset,
 )
 from mooring.wire.flow import SMALL_QUEUE, Grants, Limits, StreamState
-from mooring.wire.frames import FIN, HEADER_SIZE, Code, Hello, LocalError, RemoteError
+from mooring.wire.frames import FIN, HEADER_SIZE, Code, LocalError, RemoteError
 from mooring.wire.heartbeat import Heartbeat
+from mooring.wire.hello import Hello
 from mooring.wire.scheduler import Outbox
 
 Side = Literal["server", "agent"]
