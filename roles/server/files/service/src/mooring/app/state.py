@@ -71,11 +71,17 @@ def running(config: Config) -> State | None:
 
 
 def alive(pid: int) -> bool:
-    """Whether there is a process with this number."""
+    """Whether there is a process with this number that has not ended (proc(5): a zombie has)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
+        pass
+    try:
+        # The name, in brackets, may hold anything; the state follows it.
+        return not Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].lstrip().startswith((b"Z", b"X"))
+    except FileNotFoundError:
+        return False
+    except OSError:
         return True
-    return True
