@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tells the servers how the cluster is: version, nodes, health of its API server, the agent itself.
 
-A message goes out when something has changed (noticed within 2 s) and every 60 s, and to each new session at once.
+A message goes out when something has changed (noticed within 2 s), and to each new session at once.
 It must not: report what only the cluster's users should see, such as names of nodes or workloads.
 """
 
@@ -24,8 +24,6 @@ POLL = 2.0
 """Seconds between two looks at /readyz and /version."""
 POLL_DEADLINE = 3.0
 """Seconds that each may take."""
-REPEAT = 60.0
-"""Seconds after which an unchanged status is sent again."""
 SETTLE = 0.2
 """Seconds that changes are gathered for: a hundred nodes that join at once make one message."""
 MAX_MESSAGE = 500
@@ -68,12 +66,8 @@ class Reporter:
         sent: dict[str, Any] = {}
         try:
             while True:
-                try:
-                    async with asyncio.timeout(REPEAT):
-                        await self._news.wait()
-                    await asyncio.sleep(SETTLE)
-                except TimeoutError:
-                    sent = {}
+                await self._news.wait()
+                await asyncio.sleep(SETTLE)
                 self._news.clear()
                 status = self.status()
                 if status != sent:
