@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from alembic.autogenerate import compare_metadata
@@ -44,6 +45,16 @@ async def test_migrating_again_changes_nothing(empty_url: str) -> None:
         assert await store.revision() == (at, newest)
     finally:
         await store.aclose()
+
+
+async def test_processes_that_open_a_new_file_together_do_not_find_it_locked(tmp_path: Path) -> None:
+    for number in range(30):  # each time one in ten found it so
+        stores = [open_store(f"sqlite:///{tmp_path / str(number)}.db") for _unused in range(4)]
+        try:
+            await asyncio.gather(*(store.revision() for store in stores))
+        finally:
+            for store in stores:
+                await store.aclose()
 
 
 async def test_two_servers_that_start_together_migrate_once(empty_url: str) -> None:

@@ -9,10 +9,13 @@ its announcement are one step that a cancelled request cannot tear apart.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import aiosqlite
 from alembic.util import CommandError
 from sqlalchemy import Connection, event, select, text
 from sqlalchemy.engine import URL, make_url
@@ -238,6 +241,24 @@ def _postgresql(url: URL) -> AsyncEngine:
     )
 
 
+async def _write_ahead(connection: aiosqlite.Connection) -> None:
+    """Switch the file to a write-ahead log. Raises sqlite3.OperationalError.
+
+    Who does so while another process does gets SQLITE_BUSY at once, whatever the timeout: SQLite sees a deadlock there
+    (its documentation of `sqlite3_busy_handler`). Servers that start together then wait for each other here.
+    """
+    until = time.monotonic() + WAIT
+    while True:
+        try:
+            await connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        else:
+            return
+        await asyncio.sleep(0.02)
+
+
 def _sqlite(url: URL) -> AsyncEngine:
     if url.database in (None, "", ":memory:"):
         raise MooringError("SQLite needs a file", "use sqlite:///PATH")
@@ -250,9 +271,10 @@ def _sqlite(url: URL) -> AsyncEngine:
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
+        connection.run_async(_write_ahead)
         cursor = connection.cursor()
         # FULL: a revocation that was answered is still there after a power cut.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(WAIT * 1000)}"):
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(WAIT * 1000)}"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
