@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.road import until
 from testbed import ControlPlane, Machines, Run, TestbedError, binaries, images, network, state
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -136,7 +137,12 @@ def test_nodes_run_a_workload(cluster_with_nodes: ControlPlane) -> None:
                 fetch = (
                     f"import urllib.request as u; print(u.urlopen('http://{address}/etc/hostname', timeout=10).read())"
                 )
-                assert "web-" in cluster.kubectl("exec", name, "-n", "bed", "--", "python3", "-c", fetch).stdout
+                words = ("exec", name, "-n", "bed", "--", "python3", "-c", fetch)
+                # Ready says that the processes run; that they listen, and that kube-proxy knows them, follows.
+                until(
+                    f"{name} reaches {address}",
+                    lambda words=words: "web-" in cluster.kubectl(*words, check=False).stdout,  # type: ignore[misc]
+                )
         for tool in ("sh", "tar", "sha256sum", "stty"):  # kubectl cp and exec -t want these
             cluster.kubectl("exec", names[0], "-n", "bed", "--", "which", tool)
     finally:

@@ -212,7 +212,9 @@ def test_what_an_agent_reports_runs_nothing_on_the_controller(road: Road, glass:
         "- hosts: glass\n  gather_facts: false\n  tasks:\n"
         '    - debug: {msg: "{{ mooring_state_reason }} {{ mooring_kubernetes_version }} {{ mooring_description }}"}\n'
         '    - command: {argv: [echo, "{{ mooring_kubernetes_version }}", "{{ hostvars.glass | string | length }}"]}\n'
-        "    - copy: {content: \"{{ hostvars['glass'] | dict2items | map(attribute='key') | join }}\", dest: /dev/null}"
+        "    - copy: {content: \"{{ hostvars['glass'] | dict2items | map(attribute='key') | join }}\", dest: "
+        # a file of the test's own: the module puts a new file in the place of whatever is there, also of a device
+        f"{tmp_path / 'keys'}}}\n"
     )
     environment = {
         **os.environ,
