@@ -60,8 +60,7 @@ class RoleTemplate:
     """Rules of the group `mooring.fleet` are on our API, within the cluster or project of the binding; the others are
     Kubernetes'. `external` names a ClusterRole that is in the clusters already: then there are no Kubernetes rules
     here. A `locked` template cannot be bound anew, a `hidden` one is not offered. `creator_default`: who makes a
-    cluster (or project) is bound to it there. `inherits` are ids of templates of the same context or, from cluster, of
-    none other."""
+    cluster (or project) is bound to it there. `inherits` are ids of templates of the same context."""
 
     id: str
     name: str
