@@ -23,6 +23,9 @@ Context = Literal["cluster", "project"]
 BindingKind = Literal["global", "cluster", "project"]
 SubjectKind = Literal["user", "group", "serviceaccount"]
 PodSecurity = Literal["privileged", "baseline", "restricted"]
+Profile = Literal["proxy-only", "read-only", "admin"]
+PROFILES: tuple[Profile, ...] = ("proxy-only", "read-only", "admin")
+"""What the agent's manifest lets it do with policies in its cluster: nothing, grant reading, or grant anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,3 +169,30 @@ class PolicyDelta:
     templates: Mapping[str, RoleTemplate | None] = field(default_factory=dict)
     projects: Mapping[str, Project | None] = field(default_factory=dict)
     bindings: Mapping[str, Binding | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFault:
+    """An object that could not be applied, and why, as the agent reported it."""
+
+    object: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyStatus:
+    """What of the policy is wanted in a cluster, and what its agent says is there. Revision 0 and digest "": nothing
+    yet. `profile` is the one that the agent reports ("": it did not yet); `healed` counts the objects put right since
+    it began to count."""
+
+    cluster_id: str
+    cluster_name: str
+    desired_revision: int = 0
+    desired_digest: str = ""
+    applied_revision: int = 0
+    applied_digest: str = ""
+    applied_at: float | None = None
+    profile: str = ""
+    errors: tuple[PolicyFault, ...] = ()
+    healed: int = 0
+    reported_at: float | None = None

@@ -11,10 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Protocol
 
 from mooring.lib.errors import MooringError
 from mooring.lib.secrets import Secret
+from mooring.store.policies import (
+    Binding,
+    BindingKind,
+    Context,
+    GlobalRole,
+    PolicyStatus,
+    Project,
+    RoleTemplate,
+    Subject,
+)
 from mooring.store.records import (
     Cluster,
     ClusterState,
@@ -40,6 +51,10 @@ class Taken(MooringError):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
         self.field = field
+
+
+class InUse(MooringError):
+    """It cannot be removed: something else needs it, and the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +204,122 @@ class Memberships(Protocol):
         """Raises Taken."""
 
     async def remove(self, membership_id: str) -> None: ...
+
+
+class GlobalRoles(Protocol):
+    async def get(self, ref: str) -> GlobalRole | None: ...
+
+    async def page(
+        self, paging: Paging, *, name: str | None = None, builtin: bool | None = None
+    ) -> Page[GlobalRole]: ...
+
+    async def add(self, role: GlobalRole) -> GlobalRole:
+        """Raises Taken."""
+
+    async def edit(self, role: GlobalRole, now: float) -> GlobalRole:
+        """Write what can change: all but id, name, `builtin`, `created_at` and the version, which is counted here."""
+
+    async def remove(self, role_id: str) -> None:
+        """Raises InUse while it is bound."""
+
+
+class RoleTemplates(Protocol):
+    async def get(self, ref: str) -> RoleTemplate | None: ...
+
+    async def page(
+        self,
+        paging: Paging,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        builtin: bool | None = None,
+        hidden: bool | None = None,
+    ) -> Page[RoleTemplate]: ...
+
+    async def add(self, template: RoleTemplate) -> RoleTemplate:
+        """Raises Taken."""
+
+    async def edit(self, template: RoleTemplate, now: float) -> RoleTemplate:
+        """Write what can change: all but id, name, context, `builtin`, `created_at` and the version."""
+
+    async def remove(self, template_id: str) -> None:
+        """Raises InUse while it is bound, or another inherits it."""
+
+
+class Projects(Protocol):
+    """A name is unique in its cluster, and a namespace is in one project at most."""
+
+    async def get(self, project_id: str) -> Project | None: ...
+
+    async def by_name(self, cluster_id: str, name: str) -> Project | None: ...
+
+    async def of_namespace(self, cluster_id: str, namespace: str) -> Project | None: ...
+
+    async def page(
+        self, paging: Paging, *, cluster: str | None = None, name: str | None = None, namespace: str | None = None
+    ) -> Page[Project]:
+        """In the order of names; of one name, by cluster."""
+
+    async def add(self, project: Project) -> Project:
+        """With its namespaces. Raises Taken (`name` or `namespaces`)."""
+
+    async def edit(self, project: Project, now: float) -> Project:
+        """Write what can change, its namespaces included: all but id, name, cluster, `created_at` and the version.
+        Raises Taken (`namespaces`): to move a namespace, take it from its old project first."""
+
+    async def remove(self, project_id: str) -> None:
+        """Its bindings go with it."""
+
+
+class Bindings(Protocol):
+    """`ref` is the id, or the name among the bindings of this kind."""
+
+    async def get(self, kind: BindingKind, ref: str) -> Binding | None: ...
+
+    async def page(
+        self,
+        paging: Paging,
+        *,
+        kind: BindingKind | None = None,
+        name: str | None = None,
+        role: str | None = None,
+        cluster: str | None = None,
+        project: str | None = None,
+        user: str | None = None,
+        group: str | None = None,
+    ) -> Page[Binding]:
+        """In the order of names; of one name, by kind. `project` is an id; `cluster` also finds those of its projects.
+        `user` and `group` find those that name them as a subject."""
+
+    async def add(self, binding: Binding) -> Binding:
+        """With its subjects, by their ids. Raises Taken."""
+
+    async def edit(
+        self, binding_id: str, now: float, *, reason: str | None = None, expires_at: float | EllipsisType | None = ...
+    ) -> Binding: ...
+
+    async def change_subjects(
+        self, binding_id: str, now: float, *, add: Iterable[Subject] = (), remove: Iterable[Subject] = ()
+    ) -> Binding:
+        """Those that are there already, or are not there, are passed over; nothing changes if that is all of them."""
+
+    async def remove(self, binding_id: str) -> None: ...
+
+
+class PolicyStatuses(Protocol):
+    """One for each cluster. Not part of the policy: writing it does not change the policy's revision."""
+
+    async def get(self, ref: str) -> PolicyStatus | None:
+        """By the cluster's id or name. None: there is no such cluster; a fresh cluster has an empty status."""
+
+    async def page(self, paging: Paging) -> Page[PolicyStatus]:
+        """In the order of the clusters' names."""
+
+    async def desire(self, cluster_id: str, revision: int, digest: str) -> None:
+        """What the cluster is to have. Nothing happens if the cluster is gone."""
+
+    async def report(self, status: PolicyStatus) -> None:
+        """What the agent says: all but what is desired. Nothing happens if the cluster is gone."""
 
 
 class Settings(Protocol):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from mooring.store.policies import PolicyDelta, Profile
+
 ClusterState = Literal["pending", "connected", "disconnected", "refused"]
 CLUSTER_STATES: tuple[ClusterState, ...] = ("pending", "connected", "disconnected", "refused")
 
@@ -44,7 +46,8 @@ class Cluster:
     """A downstream cluster: what a person wrote (name, description, labels) and what was seen of it (the rest).
 
     ``version`` counts what people wrote only, so that an agent's report never makes a person's edit fail.
-    ``public_key`` is the raw Ed25519 key of the agent (32 bytes); None means that nobody registered yet.
+    ``public_key`` is the raw Ed25519 key of the agent (32 bytes); None means that nobody registered yet. ``profile`` is
+    what its manifest was made for.
     """
 
     id: str
@@ -67,6 +70,7 @@ class Cluster:
     agent_version: str = ""
     cluster_uid: str | None = None
     public_key: bytes | None = None
+    profile: Profile = "proxy-only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,20 +164,30 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Who may enter one cluster: user id or group id -> membership id."""
+    """Who may enter one cluster: user id or group id -> the id of the fact that lets them in.
+
+    A fact is a membership or a binding that reaches the cluster; of several, the one that lasts longest. ``until``:
+    fact id -> the time from which on it lets nobody in; facts without an end are not in it.
+    """
 
     users: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    until: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one transaction changed, read back before its commit. None means that the thing is gone."""
+    """What one transaction changed, read back before its commit. None means that the thing is gone.
+
+    ``policy_revision`` is the number of the policy after it; None: it is what it was before.
+    """
 
     clusters: Mapping[str, Cluster | None] = field(default_factory=dict)
     users: Mapping[str, User | None] = field(default_factory=dict)
     tokens: Mapping[str, Token | None] = field(default_factory=dict)
     members: Mapping[str, Members] = field(default_factory=dict)
+    policy: PolicyDelta = field(default_factory=PolicyDelta)
+    policy_revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
