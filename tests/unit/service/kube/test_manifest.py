@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from mooring.kube.manifest import ManifestOptions, render, to_yaml
+from mooring.lib.profiles import PROFILES, Profile
 from mooring.lib.secrets import Secret
 
 OPTIONS = ManifestOptions(
@@ -62,19 +63,59 @@ def test_the_impersonator_may_impersonate_and_nothing_else() -> None:
     assert roles == ["mooring-impersonator"]
 
 
-def test_the_agent_reads_its_own_two_secrets_only_and_cannot_impersonate() -> None:
-    objects = render(OPTIONS)
-    rules = find(objects, "Role", "mooring-agent")["rules"] + find(objects, "ClusterRole", "mooring-agent")["rules"]
-    for rule in rules:
+def agent_rules(profile: Profile) -> list[dict[str, Any]]:
+    objects = render(replace(OPTIONS, profile=profile))
+    roles = [find(objects, kind, "mooring-agent")["rules"] for kind in ("Role", "ClusterRole")]
+    return [*roles[0], *roles[1]]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_agent_reads_its_own_secrets_only_and_cannot_impersonate(profile: Profile) -> None:
+    for rule in agent_rules(profile):
         assert "impersonate" not in rule["verbs"]
-        assert "*" not in [*rule["verbs"], *rule.get("resources", []), *rule.get("apiGroups", [])]
         if "secrets" in rule.get("resources", []) and rule["verbs"] != ["create"]:
-            assert rule["resourceNames"] == ["mooring-join", "mooring-agent-identity"]
+            assert set(rule["resourceNames"]) <= {
+                "mooring-join",
+                "mooring-agent-identity",
+                *(f"mooring-policy-{number}" for number in range(16)),
+            }
         if "serviceaccounts/token" in rule.get("resources", []):
             assert rule["resourceNames"] == ["mooring-impersonator"]
             assert rule["verbs"] == ["create"]
-    everywhere = find(objects, "ClusterRole", "mooring-agent")["rules"]
+    everywhere = find(render(replace(OPTIONS, profile=profile)), "ClusterRole", "mooring-agent")["rules"]
     assert not any("secrets" in rule.get("resources", []) for rule in everywhere)
+
+
+@pytest.mark.parametrize("profile", ["proxy-only", "admin"])
+def test_no_right_of_the_agent_is_a_wildcard(profile: Profile) -> None:
+    for rule in agent_rules(profile):
+        assert "*" not in [*rule["verbs"], *rule.get("resources", []), *rule.get("apiGroups", [])]
+
+
+def test_an_agent_that_is_only_a_proxy_touches_neither_roles_nor_namespaces() -> None:
+    rules = agent_rules("proxy-only")
+    assert {group for rule in rules for group in rule.get("apiGroups", [])} == {""}
+    assert [rule["verbs"] for rule in rules if "namespaces" in rule.get("resources", [])] == [["get"]]
+
+
+def test_a_read_only_agent_holds_nothing_but_reading_and_cannot_give_away_more() -> None:
+    rules = agent_rules("read-only")
+    assert not {"escalate", "bind", "*"} & {verb for rule in rules for verb in rule["verbs"]}
+    for rule in find(render(replace(OPTIONS, profile="read-only")), "ClusterRole", "mooring-agent")["rules"]:
+        if rule.get("apiGroups") != ["rbac.authorization.k8s.io"]:
+            assert set(rule["verbs"]) <= {"get", "list", "watch"}
+
+
+def test_an_admin_agent_gives_away_what_it_does_not_hold_and_deletes_no_namespace() -> None:
+    rules = agent_rules("admin")
+    (given,) = [rule for rule in rules if "escalate" in rule["verbs"]]
+    assert given == {
+        "apiGroups": ["rbac.authorization.k8s.io"],
+        "resources": ["clusterroles"],
+        "verbs": ["escalate", "bind"],
+    }
+    spaces = [verb for rule in rules if "namespaces" in rule.get("resources", []) for verb in rule["verbs"]]
+    assert not {"delete", "deletecollection", "update"} & set(spaces)
 
 
 def test_the_pod_keeps_the_restricted_standard_that_its_namespace_enforces() -> None:

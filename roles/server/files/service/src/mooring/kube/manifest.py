@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The import manifest: what has to be in a downstream cluster for its agent to run and to connect.
 
-A pure function from options to Kubernetes objects. It grants the agent the least that it needs: it may read its own two
-Secrets, look at nodes, and make tokens of one other service account, which may impersonate and nothing else. It must
-never hold a credential but the one-time join token.
+A pure function from options to Kubernetes objects. It grants the agent the least that it needs: it may read its own
+Secrets, look at nodes, and make tokens of one other service account, which may impersonate and nothing else. What it
+may do to enforce policies is the profile's to say: nothing (`proxy-only`), give away reading (`read-only`), or give
+away anything (`admin`, by the verbs `escalate` and `bind` of Kubernetes' RBAC). It must never hold a credential but
+the one-time join token.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, Final, Literal
 
 import yaml
 
+from mooring.lib.profiles import DEFAULT_PROFILE, Profile
 from mooring.lib.secrets import Secret
 from mooring.lib.version import VERSION
 
@@ -26,6 +29,10 @@ IMPERSONATOR: Final = "mooring-impersonator"
 JOIN_SECRET: Final = "mooring-join"  # noqa: S105 - the name of an object
 IDENTITY_SECRET: Final = "mooring-agent-identity"  # noqa: S105 - the name of an object
 ADMINS_BINDING: Final = "mooring-admins"
+POLICY_NAME: Final = "mooring-policy"
+"""The Lease of the agent that applies policies, and the beginning of the names of the Secrets that keep them."""
+POLICY_PARTS: Final = 16
+"""Secrets that a policy may be kept in: `mooring-policy-0` and so on. RBAC has no pattern for names."""
 # Where the image runs: an unprivileged user that the Containerfile makes.
 _UID: Final = 65532
 _HEALTH_PORT: Final = 8080
@@ -51,6 +58,7 @@ class ManifestOptions:
     replicas: int = 1
     workload: Literal["deployment", "none"] = "deployment"
     admin_binding: bool = True
+    profile: Profile = DEFAULT_PROFILE
 
 
 def render(options: ManifestOptions) -> list[Manifest]:
@@ -145,34 +153,37 @@ def _account(options: ManifestOptions, name: str) -> Manifest:
     return {"kind": "ServiceAccount", "name": name, "namespace": options.namespace}
 
 
+def _rule(groups: list[str], resources: list[str], verbs: list[str], names: list[str] | None = None) -> Manifest:
+    rule: Manifest = {"apiGroups": groups, "resources": resources}
+    if names is not None:
+        rule["resourceNames"] = names
+    return {**rule, "verbs": verbs}
+
+
+_READ: Final = ["get", "list", "watch"]
+_MANAGE: Final = [*_READ, "create", "update", "patch", "delete"]
+
+
 def _agent_rules(options: ManifestOptions) -> list[Manifest]:
     role = _role(
         "Role",
         _meta(AGENT, options.namespace),
         [
-            {
-                "apiGroups": [""],
-                "resources": ["secrets"],
-                "resourceNames": [JOIN_SECRET, IDENTITY_SECRET],
-                "verbs": ["get", "update", "patch"],
-            },
+            _rule([""], ["secrets"], ["get", "update", "patch"], [JOIN_SECRET, IDENTITY_SECRET]),
             # A create cannot be narrowed to a name: the API server does not know the name when it decides.
-            {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
-            {
-                "apiGroups": [""],
-                "resources": ["serviceaccounts/token"],
-                "resourceNames": [IMPERSONATOR],
-                "verbs": ["create"],
-            },
+            _rule([""], ["secrets"], ["create"]),
+            _rule([""], ["serviceaccounts/token"], ["create"], [IMPERSONATOR]),
+            *([] if options.profile == "proxy-only" else _policy_rules_own()),
         ],
     )
     cluster_role = _role(
         "ClusterRole",
         _meta(AGENT),
         [
-            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
-            {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"], "verbs": ["get"]},
+            _rule([""], ["nodes"], _READ),
+            _rule([""], ["namespaces"], ["get"], ["kube-system"]),
             {"nonResourceURLs": ["/version", "/readyz", "/livez", "/healthz"], "verbs": ["get"]},
+            *_policy_rules(options.profile),
         ],
     )
     account = _account(options, AGENT)
@@ -182,6 +193,39 @@ def _agent_rules(options: ManifestOptions) -> list[Manifest]:
         cluster_role,
         _binding("ClusterRoleBinding", _meta(AGENT), "ClusterRole", AGENT, account),
     ]
+
+
+def _policy_rules_own() -> list[Manifest]:
+    """In the agent's own namespace: where policies are kept, who of several agents applies them, and what it tells."""
+    parts = [f"{POLICY_NAME}-{number}" for number in range(POLICY_PARTS)]
+    return [
+        _rule([""], ["secrets"], ["get", "update", "patch", "delete"], parts),
+        _rule(["coordination.k8s.io"], ["leases"], ["create"]),
+        _rule(["coordination.k8s.io"], ["leases"], ["get", "update", "patch"], [POLICY_NAME]),
+        _rule(["events.k8s.io"], ["events"], ["create"]),
+    ]
+
+
+def _policy_rules(profile: Profile) -> list[Manifest]:
+    """What enforcing policies takes in the whole cluster. Nobody can give away by RBAC what he does not hold, unless he
+    has the verbs `escalate` (on roles) and `bind` (on what is bound)."""
+    roles = ["clusterroles", "clusterrolebindings", "rolebindings"]
+    if profile == "admin":
+        return [
+            _rule([_RBAC], roles, _MANAGE),
+            _rule([_RBAC], ["clusterroles"], ["escalate", "bind"]),
+            _rule([""], ["namespaces"], [*_READ, "create", "patch"]),  # never deleted
+            _rule([""], ["resourcequotas", "limitranges"], _MANAGE),
+            _rule(["networking.k8s.io"], ["networkpolicies"], _MANAGE),
+        ]
+    if profile == "read-only":
+        return [
+            _rule([_RBAC], roles, _MANAGE),
+            # What it holds, and so may give away.
+            _rule(["*"], ["*"], _READ),
+            {"nonResourceURLs": ["*"], "verbs": ["get"]},
+        ]
+    return []
 
 
 def _impersonator_rules(options: ManifestOptions) -> list[Manifest]:

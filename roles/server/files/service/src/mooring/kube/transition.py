@@ -38,6 +38,9 @@ Subject = tuple[str, str, str]
 EXPIRES_AT: Final = "mooring.fleet/expires-at"
 """The annotation of a binding that ends, with the time in RFC 3339."""
 
+PHASES: Final = ("wrong", "losses", "around", "roles", "gains", "replaced", "old roles", "old around")
+"""What the lists of `phases` are."""
+
 _BINDINGS: Final = ("ClusterRoleBinding", "RoleBinding")
 _ROLES: Final = ("ClusterRole", "Role")
 _EVERYWHERE: Final = ""
@@ -56,7 +59,13 @@ def steps(have: Iterable[Manifest], want: Iterable[Manifest], now: float = 0.0) 
     without bindings whose time is over at `now` (Unix seconds). An object may come twice: first without the subjects
     that lose, later as it shall be. The objects that were given are not changed.
     """
-    return _Plan({key(item): item for item in have}, {key(item): item for item in want}, now).steps()
+    return [step for phase in phases(have, want, now) for step in phase]
+
+
+def phases(have: Iterable[Manifest], want: Iterable[Manifest], now: float = 0.0) -> list[list[Step]]:
+    """The same as `steps`, in eight lists that come one after the other (see `PHASES`); the steps in each of them may
+    be done at the same time. No list has an object twice."""
+    return _Plan({key(item): item for item in have}, {key(item): item for item in want}, now).phases()
 
 
 def key(item: Mapping[str, Any]) -> Key:
@@ -133,7 +142,7 @@ class _Plan:
         self._old_roles: list[Step] = []
         self._old_around: list[Step] = []
 
-    def steps(self) -> list[Step]:
+    def phases(self) -> list[list[Step]]:
         self._foreign()
         gains = self._find_gains()
         for at in sorted(self._have.keys() | self._want.keys()):
@@ -143,8 +152,8 @@ class _Plan:
             else:
                 self._other(at)
         return [
-            *self._wrong, *self._losses, *self._around, *self._roles, *self._gains, *self._replaced, *self._old_roles,
-            *self._old_around,
+            self._wrong, self._losses, self._around, self._roles, self._gains, self._replaced, self._old_roles,
+            self._old_around,
         ]  # fmt: skip
 
     def _foreign(self) -> None:

@@ -23,9 +23,6 @@ Context = Literal["cluster", "project"]
 BindingKind = Literal["global", "cluster", "project"]
 SubjectKind = Literal["user", "group", "serviceaccount"]
 PodSecurity = Literal["privileged", "baseline", "restricted"]
-Profile = Literal["proxy-only", "read-only", "admin"]
-PROFILES: tuple[Profile, ...] = ("proxy-only", "read-only", "admin")
-"""What the agent's manifest lets it do with policies in its cluster: nothing, grant reading, or grant anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
-from mooring.store.policies import PolicyDelta, Profile
+from mooring.lib.profiles import Profile
+from mooring.store.policies import PolicyDelta
 
 ClusterState = Literal["pending", "connected", "disconnected", "refused"]
 CLUSTER_STATES: tuple[ClusterState, ...] = ("pending", "connected", "disconnected", "refused")
