@@ -241,3 +241,77 @@ async def test_uses_of_tokens_and_metrics_of_all_workers_come_together(bus: Bus)
     bus.workers.remove(one)
     await one.link.aclose()
     await until(lambda: bus.index.take_used() == {token.id: NOW + 5})
+
+
+class Told:
+    """A session of an agent, as far as the hub tells it things."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+
+    def message(self, message: dict[str, Any]) -> None:
+        self.heard.append(message)
+
+
+def agent(worker: Worker, cluster_id: str, told: list[Told]) -> Told:
+    """An agent of the cluster connects to this worker. `told`: all that the hub knows there."""
+    new = Told()
+    told.append(new)
+    worker.hub.tell = lambda cluster_id, message: [one.message(message) for one in told]  # type: ignore[method-assign,assign,misc]
+    worker.hub.connected = lambda cluster_id: bool(told)  # type: ignore[method-assign]
+    if len(told) == 1:
+        worker.says(cluster_id, True)
+    for callback in worker.hub.on_ready:
+        callback(cluster_id, new)  # type: ignore[arg-type]
+    return new
+
+
+async def test_agents_hear_what_they_are_told_at_every_worker_and_when_they_connect_later(bus: Bus) -> None:
+    one, two = await bus.join(0), await bus.join(1)
+    here: list[Told] = []
+    there: list[Told] = []
+    first = agent(one, "c-lab", here)
+    await until(lambda: bus.heard)
+    bus.roster.tell("c-lab", {"kind": "policy", "revision": 1})
+    await until(lambda: first.heard == [{"kind": "policy", "revision": 1}])
+    replica = agent(one, "c-lab", here)
+    assert replica.heard == first.heard, "a second one of the same worker need not wait"
+    elsewhere = agent(two, "c-lab", there)
+    await until(lambda: elsewhere.heard == first.heard)
+    bus.roster.tell("c-lab", {"kind": "policy", "revision": 2})
+    bus.roster.tell("c-other", {"kind": "policy", "revision": 9})
+    await until(lambda: all(told.heard[-1]["revision"] == 2 for told in (first, replica, elsewhere)))
+    here.clear()
+    one.says("c-lab", False)
+    again = agent(one, "c-lab", here)
+    await until(lambda: again.heard == [{"kind": "policy", "revision": 2}])
+    bus.roster.forget("c-lab")
+    here.clear()
+    one.says("c-lab", False)
+    bare = agent(one, "c-lab", here)
+    bus.roster.tell("c-lab", {"kind": "policy", "revision": 3})
+    await until(lambda: bare.heard)
+    assert {message["revision"] for message in bare.heard} == {3}
+
+
+async def test_a_control_process_that_was_replaced_hears_the_last_of_each_kind(bus: Bus) -> None:
+    worker = await bus.join(0)
+    worker.hub.clusters = lambda: ["c-lab"]  # type: ignore[method-assign]
+    for message in ({"kind": "status", "node_count": 1}, *({"kind": "policy-status", "applied": n} for n in (1, 2))):
+        for callback in worker.hub.on_message:
+            callback("c-lab", message)
+    await bus.roster.aclose()
+    await until(lambda: not worker.link.connected)
+    said: list[tuple[str, dict[str, Any]]] = []
+    await bus.open()
+    bus.roster.on_message.append(lambda *message: said.append(message))
+    await until(lambda: worker.link.connected)
+    assert said == [
+        ("c-lab", {"kind": "status", "node_count": 1}),
+        ("c-lab", {"kind": "policy-status", "applied": 2}),
+    ]
+    assert bus.roster.first_use(AgentIdentity("c-lab", "jti-number-1", NOW + 90, b"k"))
+    assert await worker.claim("no-such-jti") is True
+    answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+    worker.link.claim(AgentIdentity("c-lab", "jti-number-1", NOW + 90, b"k"), answer.set_result)
+    assert await answer is False

@@ -287,3 +287,28 @@ async def test_who_waits_for_a_session_gets_the_next_one_or_hears_that_none_came
     watched.hub.wait_for("c-3", late.set_result, 0.01)
     assert await asyncio.wait_for(late, 30) is None
     assert watched.hub._waiting == {}
+
+
+async def test_every_agent_of_a_cluster_is_told_once_and_each_new_session_is_announced() -> None:
+    watched = Watched()
+    ready: list[tuple[str, Session]] = []
+    watched.hub.on_ready.append(lambda *announced: ready.append(announced))
+    old, new, replica, other, early = (
+        session("one"),
+        session("one"),
+        session("two"),
+        session("three"),
+        session("", False),
+    )
+    told: list[Session] = []
+    for each in (old, new, replica, early):
+        watched.hub.add("c-1", each)
+    watched.hub.add("c-2", other)
+    for each in (old, new, replica, other, early):
+        each.message = lambda message, each=each: told.append(each)  # type: ignore[method-assign,misc]
+    watched.hub.tell("c-1", {"kind": "policy"})
+    assert told == [new, replica], "the newest session of each instance, and nobody else's"
+    watched.hub.tell("c-9", {"kind": "policy"})
+    assert ready == [("c-1", old), ("c-1", new), ("c-1", replica), ("c-2", other)]
+    greet(early, "four")
+    assert ready[-1] == ("c-1", early)

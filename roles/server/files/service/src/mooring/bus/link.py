@@ -28,6 +28,7 @@ from mooring.lib.errors import MooringError
 from mooring.lib.tasks import Supervisor
 from mooring.store.records import Cluster, Members, Snapshot, Token, User
 from mooring.tunnel.hub import Hub
+from mooring.tunnel.session import Session
 
 BEAT_SECONDS: Final = 1.0
 """How often control gives a sign of life."""
@@ -38,6 +39,9 @@ ANSWER_SECONDS: Final = 5.0
 """For an answer of control to a claim or a question for metrics."""
 USED_SECONDS: Final = 5.0
 """How often the uses of tokens are passed on."""
+KINDS: Final = ("status", "policy-status")
+"""The control messages of agents that are passed on; of each cluster and kind, the last one is kept for a control
+process that does not know it."""
 
 log = logging.get("mooring.bus")
 
@@ -66,7 +70,8 @@ class Link:
         self._alive = clock.monotonic()  # the channel's last sign of life
         self._heard = self._alive  # when the index was last known to be true
         self._reachable: set[str] = set()
-        self._said: dict[str, bytes] = {}
+        self._said: dict[str, dict[str, bytes]] = {kind: {} for kind in KINDS}  # the last of each cluster
+        self._told: dict[str, dict[str, Any]] = {}  # what each cluster's agents are told when they connect
         self._replays = Replays()
         self._claims: dict[int, Callable[[bool | None], None]] = {}
         self._asked: dict[int, Callable[[bytes], None]] = {}
@@ -75,6 +80,7 @@ class Link:
         self._tasks = Supervisor("bus")
         hub.on_change.append(self._changed)
         hub.on_message.append(self._message)
+        hub.on_ready.append(self._ready)
 
     async def start(self, seconds: float) -> None:
         """Connect and take the first snapshot. Raises MooringError when control does not answer in time."""
@@ -193,10 +199,18 @@ class Link:
         self._channel = channel
         self._alive = self._clock.monotonic()
         self._parts.clear()
-        connected = {cluster_id: self._said.get(cluster_id, b"") for cluster_id in self._hub.clusters()}
+        connected = {cluster_id: self._said["status"].get(cluster_id, b"") for cluster_id in self._hub.clusters()}
         seen = self._replays.seen(self._clock.now())
-        join = messages.Join(instance=self._instance, slot=self._slot, pid=self._pid, connected=connected, seen=seen)
-        channel.send(join)
+        channel.send(
+            messages.Join(
+                instance=self._instance,
+                slot=self._slot,
+                pid=self._pid,
+                connected=connected,
+                seen=seen,
+                policies=dict(self._said["policy-status"]),
+            )
+        )
         if self._leaving:
             channel.send(messages.Leaving())
 
@@ -239,6 +253,8 @@ class Link:
         match message:
             case messages.Changed(delta=delta):
                 self._index.apply(delta)
+            case messages.Tell(cluster_id=cluster_id, message=said):
+                self._tell(cluster_id, said)
             case messages.Beat(database=problem):
                 self.database = problem
             case messages.Claimed(id=number, first=first):
@@ -298,18 +314,33 @@ class Link:
         if connected:
             self._send(messages.AgentUp(cluster_id=cluster_id))
         else:
-            self._said.pop(cluster_id, None)
+            for said in self._said.values():
+                said.pop(cluster_id, None)
+            self._told.pop(cluster_id, None)
             self._send(messages.AgentDown(cluster_id=cluster_id, reason=reason))
 
+    def _ready(self, cluster_id: str, session: Session) -> None:
+        told = self._told.get(cluster_id)
+        if told is not None:
+            session.message(told)
+
+    def _tell(self, cluster_id: str, data: bytes) -> None:
+        if not self._hub.connected(cluster_id):
+            return  # it went meanwhile; control says it again to whoever gets its next session
+        message = msgspec.json.decode(data, type=dict[str, Any])
+        self._told[cluster_id] = message
+        self._hub.tell(cluster_id, message)
+
     def _message(self, cluster_id: str, message: dict[str, Any]) -> None:
-        if message.get("kind") != "status":
+        kind = message.get("kind")
+        if kind not in KINDS:
             return
         try:
             data = msgspec.json.encode(message)
         except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError):
             log.warning("an agent's status cannot be passed on", cluster=cluster_id)
             return
-        self._said[cluster_id] = data
+        self._said[kind][cluster_id] = data
         self._send(messages.AgentSaid(cluster_id=cluster_id, message=data))
 
 

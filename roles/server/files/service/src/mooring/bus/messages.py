@@ -33,14 +33,15 @@ class Family(msgspec.Struct, frozen=True):
 
 class Join(_Message, frozen=True):
     """A worker is there, or there again. `connected`: the clusters whose agent has a session with it, each with the
-    last status that the agent reported, as JSON; empty: none yet. `seen`: JWTs of agents that were let in here, as in
-    `Claim`, for a control process that does not know."""
+    last status that the agent reported, as JSON; empty: none yet. `policies`: also the last `policy-status` of each.
+    `seen`: JWTs of agents that were let in here, as in `Claim`, for a control process that does not know."""
 
     instance: str
     slot: int
     pid: int
     connected: dict[str, bytes]
     seen: list[tuple[str, str, float]] = []
+    policies: dict[str, bytes] = {}
 
 
 class AgentUp(_Message, frozen=True):
@@ -132,6 +133,14 @@ class Changed(_Message, frozen=True):
     delta: Delta
 
 
+class Tell(_Message, frozen=True):
+    """A control message for a cluster's agents, as JSON: for those that are connected, and for each that connects until
+    another one takes its place. Only to a worker that has a session of the cluster."""
+
+    cluster_id: str
+    message: bytes
+
+
 class Instances(_Message, frozen=True):
     """The live instances (workers) of this server, in the order of their slots."""
 
@@ -178,5 +187,16 @@ class Metrics(_Message, frozen=True):
 
 
 ToWorker = (
-    Welcome | SnapshotPart | SnapshotEnd | Changed | Instances | Reachable | Reach | Beat | Claimed | Sample | Metrics
+    Welcome
+    | SnapshotPart
+    | SnapshotEnd
+    | Changed
+    | Tell
+    | Instances
+    | Reachable
+    | Reach
+    | Beat
+    | Claimed
+    | Sample
+    | Metrics
 )

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from mooring.authn.agents import AgentIdentity
 from mooring.authn.index import Index
 from mooring.authn.replays import Replays
 from mooring.bus import messages, totals
@@ -73,6 +74,7 @@ class Roster:
         self._totals = totals.Totals()
         self._workers: dict[Channel[ToControl], _Worker] = {}
         self._questions: dict[int, _Question] = {}
+        self._told: dict[str, bytes] = {}  # the message that stands for each cluster's agents
         self._next = 0
         self._tasks = Supervisor("roster")
         self._server: asyncio.Server | None = None
@@ -105,6 +107,19 @@ class Roster:
     def forget(self, cluster_id: str) -> None:
         """The cluster was deleted."""
         self._replays.forget(cluster_id)
+        self._told.pop(cluster_id, None)
+
+    def tell(self, cluster_id: str, message: dict[str, Any]) -> None:
+        """Tell every agent of a cluster, now and whenever one connects, until something else is told in its place."""
+        data = msgspec.json.encode(message)
+        self._told[cluster_id] = data
+        for worker in self._workers.values():
+            if cluster_id in worker.clusters:
+                worker.channel.send(messages.Tell(cluster_id=cluster_id, message=data))
+
+    def first_use(self, identity: AgentIdentity) -> bool:
+        """Whether an agent's JWT is shown for the first time at any process of the server, this one included."""
+        return self._replays.first_time(identity.cluster_id, identity.jti, identity.until, self._clock.now())
 
     def publish(self, delta: Delta) -> None:
         """Tell every worker what a commit changed; the store calls this after the index has taken it over."""
@@ -151,6 +166,8 @@ class Roster:
             self._up(worker, cluster_id)
             if status:
                 self._say(cluster_id, status)
+        for cluster_id, status in message.policies.items():
+            self._say(cluster_id, status)
         reachable = set().union(*(other.clusters for other in self._workers.values()))
         channel.send(messages.Reachable(cluster_ids=sorted(reachable)))
         self._tell_instances()
@@ -228,6 +245,9 @@ class Roster:
     def _up(self, worker: _Worker, cluster_id: str) -> None:
         before = self.connected(cluster_id)
         worker.clusters.add(cluster_id)
+        told = self._told.get(cluster_id)
+        if told is not None:
+            worker.channel.send(messages.Tell(cluster_id=cluster_id, message=told))
         if not before:
             self._reach(cluster_id, True, "")
 

@@ -22,6 +22,7 @@ from mooring.wire.frames import Code
 MAX_SESSIONS = 16  # of one cluster: more agents than that in one cluster are a mistake, or an attack
 
 OnChange = Callable[[str, bool, str], None]
+OnReady = Callable[[str, Session], None]
 OnMessage = Callable[[str, dict[str, Any]], None]
 
 
@@ -43,13 +44,15 @@ class Hub:
     """The live sessions of every cluster.
 
     `on_change(cluster_id, connected, reason)` is called when the first usable session of a cluster came or its last
-    one went; `on_message(cluster_id, message)` for each control message of an agent. Both are lists of callbacks that
-    must not block; what one raises is logged, and the others are called all the same.
+    one went; `on_ready(cluster_id, session)` for each session that becomes usable; `on_message(cluster_id, message)`
+    for each control message of an agent. All are lists of callbacks that must not block; what one raises is logged, and
+    the others are called all the same.
     """
 
     def __init__(self, clock: Clock | None = None, *, max_sessions: int = MAX_SESSIONS) -> None:
         """`max_sessions`: of one cluster."""
         self.on_change: list[OnChange] = []
+        self.on_ready: list[OnReady] = []
         self.on_message: list[OnMessage] = []
         self._clock = clock or SystemClock()
         self._max_sessions = max_sessions
@@ -104,6 +107,11 @@ class Hub:
         for session in self._all():
             session.message(message)
 
+    def tell(self, cluster_id: str, message: dict[str, Any]) -> None:
+        """Send a control message to each agent of a cluster, once: on its newest usable session."""
+        for session in self._newest(cluster_id).values():
+            session.message(message)
+
     async def close_all(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - the deadline is the point of this call
         """Take no new sessions; let open streams finish for at most `timeout` seconds; then close all sessions."""
         self._draining = True
@@ -123,11 +131,7 @@ class Hub:
             return None
         if len(sessions) == 1 and but_not is None:
             return sessions[0] if sessions[0].usable and _serves(sessions[0], target) else None
-        # An agent that dials again while its old session looks alive here has lost that one: newest first.
-        newest: dict[str, Session] = {}
-        for session in sessions:
-            if session.usable and session is not but_not and session.peer is not None and _serves(session, target):
-                newest[session.peer.instance] = session
+        newest = self._newest(cluster_id, but_not, target=target)
         return min(newest.values(), key=lambda session: session.streams, default=None)
 
     def wait_for(
@@ -188,6 +192,19 @@ class Hub:
         instance = session.peer.instance
         self._log.info("agent connected", cluster=cluster_id, instance=instance, version=session.peer.version)
         self._update(cluster_id, "")
+        for callback in self.on_ready:
+            self._call(callback, cluster_id, session)
+
+    def _newest(
+        self, cluster_id: str, but_not: Session | None = None, *, target: str = APISERVER
+    ) -> dict[str, Session]:
+        """The usable session of each instance of a cluster's agent. An agent that dials again while its old session
+        looks alive here has lost that one: the newest counts."""
+        newest: dict[str, Session] = {}
+        for session in self._sessions.get(cluster_id, ()):
+            if session.usable and session is not but_not and session.peer is not None and _serves(session, target):
+                newest[session.peer.instance] = session
+        return newest
 
     def _closed(self, cluster_id: str, session: Session, code: Code, reason: str) -> None:
         sessions = self._sessions.get(cluster_id)
