@@ -135,7 +135,7 @@ ACROSS_CLUSTERS = (
         "    if False:\n        raise not_found",
         ACROSS + "::test_a_cluster_that_one_may_not_enter_does_not_exist_in_the_api"),
     off("lists-show-ones-own", 3, "api/clusters.py",
-        "visible = None if caller.admin else VisibleTo(caller.user_id)", "visible = None",
+        "visible = None if caller.admin else VisibleTo(caller.user_id, services.clock.now())", "visible = None",
         ACROSS + "::test_a_cluster_that_one_may_not_enter_does_not_exist_in_the_api"),
     off("tokens-for-ones-own-clusters", 3, "api/tokens.py",
         "if not caller.admin and not services.index.may_enter_facts(caller, cluster.id):", "if False:",

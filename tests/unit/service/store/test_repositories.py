@@ -115,9 +115,9 @@ async def test_clusters_are_selected_by_labels_state_and_who_may_enter(store: Sq
     assert await names(labels={"env": "a"}) == []
     assert await names(state="connected") == ["two"]
     assert await names(name="two") == ["two"]
-    assert await names(visible_to=VisibleTo(ann.id)) == ["one"]
-    assert await names(visible_to=VisibleTo(bob.id)) == ["two"]
-    assert await names(visible_to=VisibleTo("u-nobodynobody")) == []
+    assert await names(visible_to=VisibleTo(ann.id, make.NOW)) == ["one"]
+    assert await names(visible_to=VisibleTo(bob.id, make.NOW)) == ["two"]
+    assert await names(visible_to=VisibleTo("u-nobodynobody", make.NOW)) == []
 
 
 async def test_an_edit_counts_the_version_and_a_status_does_not(store: SqlStore) -> None:

@@ -133,7 +133,7 @@ async def list_clusters(
         list[str] | None, QueryParameter(required=False, description="`key=value`; repeat it for several.")
     ] = None,
 ) -> ClusterList:
-    visible = None if caller.admin else VisibleTo(caller.user_id)
+    visible = None if caller.admin else VisibleTo(caller.user_id, services.clock.now())
     if name is not None:
         check_text("name", name)
     async with services.store.read() as tx:

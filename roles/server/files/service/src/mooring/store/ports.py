@@ -21,7 +21,9 @@ from mooring.store.policies import (
     BindingKind,
     Context,
     GlobalRole,
+    Policy,
     PolicyStatus,
+    Profile,
     Project,
     RoleTemplate,
     Subject,
@@ -67,9 +69,10 @@ class Paging:
 
 @dataclass(frozen=True, slots=True)
 class VisibleTo:
-    """Show only the clusters that this user may enter."""
+    """Show only the clusters that this user may enter at the time ``now`` (Unix seconds)."""
 
     user_id: str
+    now: float
 
 
 class Clusters(Protocol):
@@ -91,7 +94,13 @@ class Clusters(Protocol):
         """Raises Taken."""
 
     async def edit(
-        self, cluster_id: str, now: float, *, description: str | None = None, labels: Mapping[str, str] | None = None
+        self,
+        cluster_id: str,
+        now: float,
+        *,
+        description: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        profile: Profile | None = None,
     ) -> Cluster: ...
 
     async def register(
@@ -258,7 +267,7 @@ class Projects(Protocol):
     async def page(
         self, paging: Paging, *, cluster: str | None = None, name: str | None = None, namespace: str | None = None
     ) -> Page[Project]:
-        """In the order of names; of one name, by cluster."""
+        """In the order of names; of one name, by id. `cluster` and `namespace` as they are named anywhere."""
 
     async def add(self, project: Project) -> Project:
         """With its namespaces. Raises Taken (`name` or `namespaces`)."""
@@ -288,7 +297,7 @@ class Bindings(Protocol):
         user: str | None = None,
         group: str | None = None,
     ) -> Page[Binding]:
-        """In the order of names; of one name, by kind. `project` is an id; `cluster` also finds those of its projects.
+        """In the order of names; of one name, by id. `project` is an id; `cluster` also finds those of its projects.
         `user` and `group` find those that name them as a subject."""
 
     async def add(self, binding: Binding) -> Binding:
@@ -344,6 +353,16 @@ class Transaction(Protocol):
     @property
     def memberships(self) -> Memberships: ...
     @property
+    def global_roles(self) -> GlobalRoles: ...
+    @property
+    def templates(self) -> RoleTemplates: ...
+    @property
+    def projects(self) -> Projects: ...
+    @property
+    def bindings(self) -> Bindings: ...
+    @property
+    def policy_status(self) -> PolicyStatuses: ...
+    @property
     def settings(self) -> Settings: ...
 
 
@@ -358,5 +377,9 @@ class Store(Protocol):
         """Call the listener with what each commit changed, before `write()` returns."""
 
     async def snapshot(self, now: float) -> Snapshot: ...
+
+    async def policy(self) -> tuple[int, Policy]:
+        """The whole policy and its revision. A transaction that changed the policy, or what it means for a cluster
+        (labels or profile of a cluster, a user enabled or disabled), has added 1 to it."""
 
     async def aclose(self) -> None: ...

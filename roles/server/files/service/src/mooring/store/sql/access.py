@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import delete, func, or_, select, update
 
 from mooring.store.ports import Paging, Taken
-from mooring.store.records import Members, Membership, Page, Token
+from mooring.store.records import Membership, Page, Token
 from mooring.store.sql.base import Repository, chunks, matches
 from mooring.store.sql.tables import ClusterRow, GroupRow, MembershipRow, SettingRow, TokenRow, UserRow
 
@@ -182,23 +182,6 @@ class SqlMemberships(Repository):
         if row is not None:
             self.touched.members.add(row.cluster_id)
             await self.session.execute(delete(MembershipRow).where(MembershipRow.id == membership_id))
-
-    async def members(self, cluster_ids: Iterable[str] | None = None) -> dict[str, Members]:
-        """Who may enter these clusters (None: all that have members)."""
-        users: dict[str, dict[str, str]] = {}
-        groups: dict[str, dict[str, str]] = {}
-        wanted = None if cluster_ids is None else sorted(cluster_ids)
-        for some in [None] if wanted is None else chunks(wanted):
-            statement = select(MembershipRow)
-            if some is not None:
-                statement = statement.where(MembershipRow.cluster_id.in_(some))
-            for row in await self.all(statement):
-                if row.user_id is not None:
-                    users.setdefault(row.cluster_id, {})[row.user_id] = row.id
-                elif row.group_id is not None:
-                    groups.setdefault(row.cluster_id, {})[row.group_id] = row.id
-        ids = users.keys() | groups.keys() if wanted is None else wanted
-        return {cluster_id: Members(users.get(cluster_id, {}), groups.get(cluster_id, {})) for cluster_id in ids}
 
     async def _records(self, rows: Sequence[MembershipRow]) -> list[Membership]:
         found: dict[str, Membership] = {}

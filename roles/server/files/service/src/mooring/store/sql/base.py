@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+import msgspec
 from sqlalchemy import ColumnElement, Select, func, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from mooring.store.ports import Paging
 from mooring.store.records import Page
+from mooring.store.sql.tables import ClusterRow, LabelRow
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -20,6 +22,8 @@ T = TypeVar("T")
 MAX_LIMIT = 500
 # Databases bound the number of parameters of a statement (SQLite 32,766, PostgreSQL 32,767).
 CHUNK = 1000
+TEXTS: Final = msgspec.json.Decoder(dict[str, str])
+"""Reads a column that holds a JSON object of texts."""
 
 
 @dataclass(slots=True)
@@ -29,7 +33,20 @@ class Touched:
     clusters: set[str] = field(default_factory=set)
     users: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=set)
-    members: set[str] = field(default_factory=set)  # ids of clusters whose memberships changed
+    members: set[str] = field(default_factory=set)  # ids of clusters that somebody may enter, or not any more
+    global_roles: set[str] = field(default_factory=set)
+    templates: set[str] = field(default_factory=set)
+    projects: set[str] = field(default_factory=set)
+    bindings: set[str] = field(default_factory=set)
+    # Of bindings that were there before: the version that they had, and the keys of subjects that came or went since.
+    subjects: dict[str, tuple[int, set[str]]] = field(default_factory=dict)
+    meaning: bool = False
+    """Something that is not of the policy, but decides what it means for a cluster."""
+
+    @property
+    def policy(self) -> bool:
+        """Whether the policy's revision is to be counted."""
+        return bool(self.meaning or self.global_roles or self.templates or self.projects or self.bindings)
 
 
 class Repository:
@@ -86,3 +103,17 @@ def chunks(values: Iterable[T]) -> Iterator[list[T]]:
     everything = list(values)
     for start in range(0, len(everything), CHUNK):
         yield everything[start : start + CHUNK]
+
+
+def encode(value: Any) -> str:
+    """The text of a column that holds JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+def fitting(selector: Mapping[str, str]) -> Select[str]:
+    """The ids of the clusters that have all of these labels."""
+    statement = select(ClusterRow.id)
+    for key, value in selector.items():
+        labelled = select(LabelRow.cluster_id).where(LabelRow.key == key, LabelRow.value == value)
+        statement = statement.where(ClusterRow.id.in_(labelled))
+    return statement

@@ -7,12 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import msgspec
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
+from mooring.store.policies import Profile
 from mooring.store.ports import Paging, Taken, VisibleTo
 from mooring.store.records import Cluster, ClusterState, ClusterStatus, Condition, JoinToken, Page
-from mooring.store.sql.base import Repository, chunks, matches
-from mooring.store.sql.tables import ClusterRow, GroupMemberRow, JoinTokenRow, LabelRow, MembershipRow
+from mooring.store.sql.base import TEXTS, Repository, chunks, encode, fitting, matches
+from mooring.store.sql.tables import (
+    BindingRow,
+    ClusterRow,
+    GlobalRoleRow,
+    GroupMemberRow,
+    JoinTokenRow,
+    LabelRow,
+    MembershipRow,
+    ProjectRow,
+    SubjectRow,
+)
 
 _CONDITIONS = msgspec.json.Decoder(tuple[Condition, ...])
 
@@ -40,15 +51,10 @@ class SqlClusters(Repository):
             statement = statement.where(ClusterRow.name == name)
         if state is not None:
             statement = statement.where(ClusterRow.state == state)
-        for key, value in (labels or {}).items():
-            labelled = select(LabelRow.cluster_id).where(LabelRow.key == key, LabelRow.value == value)
-            statement = statement.where(ClusterRow.id.in_(labelled))
+        if labels:
+            statement = statement.where(ClusterRow.id.in_(fitting(labels)))
         if visible_to is not None:
-            groups = select(GroupMemberRow.group_id).where(GroupMemberRow.user_id == visible_to.user_id)
-            entered = select(MembershipRow.cluster_id).where(
-                or_(MembershipRow.user_id == visible_to.user_id, MembershipRow.group_id.in_(groups))
-            )
-            statement = statement.where(ClusterRow.id.in_(entered))
+            statement = statement.where(await self._visible(visible_to))
         found = await self.rows(statement, [ClusterRow.name], paging, lambda row: (row.name,))
         return Page(await self.records(found.items), found.next, found.total)
 
@@ -65,7 +71,7 @@ class SqlClusters(Repository):
                 version=cluster.version,
                 state=cluster.state,
                 state_reason=cluster.state_reason,
-                conditions=_encode(cluster.conditions),
+                conditions=encode(cluster.conditions),
                 last_seen_at=cluster.last_seen_at,
                 connected_at=cluster.connected_at,
                 registered_at=cluster.registered_at,
@@ -76,20 +82,34 @@ class SqlClusters(Repository):
                 agent_version=cluster.agent_version,
                 cluster_uid=cluster.cluster_uid,
                 public_key=cluster.public_key,
+                profile=cluster.profile,
             )
         )
         await self.session.flush()
         await self._put_labels(cluster.id, cluster.labels)
         self.touched.clusters.add(cluster.id)
+        self.touched.members.add(cluster.id)  # of bindings that reach every cluster
+        self.touched.meaning = True
         return await self._again(cluster.id)
 
     async def edit(
-        self, cluster_id: str, now: float, *, description: str | None = None, labels: Mapping[str, str] | None = None
+        self,
+        cluster_id: str,
+        now: float,
+        *,
+        description: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        profile: Profile | None = None,
     ) -> Cluster:
         row = await self._row(cluster_id)
         if description is not None:
             row.description = description
+        if profile is not None and profile != row.profile:
+            row.profile = profile
+            self.touched.meaning = True
         if labels is not None:
+            self.touched.members.add(cluster_id)  # of bindings that choose clusters by label
+            self.touched.meaning = True
             await self.session.execute(delete(LabelRow).where(LabelRow.cluster_id == cluster_id))
             await self._put_labels(cluster_id, labels)
         row.updated_at = now
@@ -123,7 +143,7 @@ class SqlClusters(Repository):
             .values(
                 state=status.state,
                 state_reason=status.state_reason,
-                conditions=_encode(status.conditions),
+                conditions=encode(status.conditions),
                 last_seen_at=status.last_seen_at,
                 connected_at=status.connected_at,
                 kubernetes_version=status.kubernetes_version,
@@ -149,6 +169,8 @@ class SqlClusters(Repository):
         return len(ids)
 
     async def remove(self, cluster_id: str) -> None:
+        self.touched.projects.update(await self.all(select(ProjectRow.id).where(ProjectRow.cluster_id == cluster_id)))
+        self.touched.bindings.update(await self.all(select(BindingRow.id).where(BindingRow.cluster_id == cluster_id)))
         await self.session.execute(delete(ClusterRow).where(ClusterRow.id == cluster_id))
         self.touched.clusters.add(cluster_id)
 
@@ -164,6 +186,28 @@ class SqlClusters(Repository):
             for label in await self.all(statement):
                 labels.setdefault(label.cluster_id, {})[label.key] = label.value
         return [_record(row, labels.get(row.id, {})) for row in rows]
+
+    async def _visible(self, to: VisibleTo) -> ColumnElement[bool]:
+        groups = select(GroupMemberRow.group_id).where(GroupMemberRow.user_id == to.user_id)
+        member = select(MembershipRow.cluster_id).where(
+            or_(MembershipRow.user_id == to.user_id, MembershipRow.group_id.in_(groups))
+        )
+        subject = select(SubjectRow.binding_id).where(
+            or_(SubjectRow.user_id == to.user_id, SubjectRow.group_id.in_(groups))
+        )
+        holds = or_(BindingRow.expires_at.is_(None), BindingRow.expires_at > to.now), BindingRow.id.in_(subject)
+        bound = select(BindingRow.cluster_id).where(*holds, BindingRow.cluster_id.is_not(None))
+        selectors = await self.all(
+            select(GlobalRoleRow.cluster_selector)
+            .join(BindingRow, BindingRow.global_role_id == GlobalRoleRow.id)
+            .where(*holds, GlobalRoleRow.cluster_rules != "[]")
+            .distinct()
+        )
+        return or_(
+            ClusterRow.id.in_(member),
+            ClusterRow.id.in_(bound),
+            *(ClusterRow.id.in_(fitting(TEXTS.decode(selector))) for selector in selectors),
+        )
 
     async def _row(self, cluster_id: str) -> ClusterRow:
         row = await self.one(select(ClusterRow).where(ClusterRow.id == cluster_id))
@@ -229,10 +273,6 @@ class SqlJoinTokens(Repository):
         return len(ids)
 
 
-def _encode(conditions: Iterable[Condition]) -> str:
-    return msgspec.json.encode(list(conditions)).decode()
-
-
 def _record(row: ClusterRow, labels: Mapping[str, str]) -> Cluster:
     return Cluster(
         id=row.id,
@@ -255,4 +295,5 @@ def _record(row: ClusterRow, labels: Mapping[str, str]) -> Cluster:
         agent_version=row.agent_version,
         cluster_uid=row.cluster_uid,
         public_key=row.public_key,
+        profile=cast(Profile, row.profile),
     )

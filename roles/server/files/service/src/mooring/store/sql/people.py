@@ -6,15 +6,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from mooring.lib.secrets import Secret
 from mooring.store.ports import Paging, Taken
 from mooring.store.records import ADMIN_GROUP_ID, Group, Page, User
-from mooring.store.sql.base import Repository, chunks, matches
+from mooring.store.sql.base import Repository, Touched, chunks, matches
+from mooring.store.sql.bindings import SqlBindings
 from mooring.store.sql.tables import GroupMemberRow, GroupRow, MembershipRow, UserRow
 
 
 class SqlUsers(Repository):
+    def __init__(self, session: AsyncSession, touched: Touched, bindings: SqlBindings) -> None:
+        super().__init__(session, touched)
+        self._bindings = bindings
+
     async def get(self, ref: str) -> User | None:
         row = await self.one(select(UserRow).where(matches(UserRow.id, UserRow.name, ref)))
         return None if row is None else (await self.records([row]))[0]
@@ -63,8 +69,9 @@ class SqlUsers(Repository):
         row = await self._row(user_id)
         if display_name is not None:
             row.display_name = display_name
-        if enabled is not None:
+        if enabled is not None and enabled != row.enabled:
             row.enabled = enabled
+            self.touched.meaning = True  # who is disabled is left out of the clusters' bindings
         row.updated_at = now
         row.version += 1
         await self.session.flush()
@@ -100,6 +107,7 @@ class SqlUsers(Repository):
         self.touched.members.update(await self.all(entered))
         inside = select(GroupMemberRow.group_id).where(GroupMemberRow.user_id == user_id)
         await self.session.execute(update(GroupRow).where(GroupRow.id.in_(inside)).values(version=GroupRow.version + 1))
+        await self._bindings.forget(user_id)
         await self.session.execute(delete(UserRow).where(UserRow.id == user_id))
         self.touched.users.add(user_id)
 
@@ -141,6 +149,10 @@ class SqlUsers(Repository):
 
 
 class SqlGroups(Repository):
+    def __init__(self, session: AsyncSession, touched: Touched, bindings: SqlBindings) -> None:
+        super().__init__(session, touched)
+        self._bindings = bindings
+
     async def get(self, ref: str) -> Group | None:
         row = await self.one(select(GroupRow).where(matches(GroupRow.id, GroupRow.name, ref)))
         return None if row is None else (await self.records([row]))[0]
@@ -213,6 +225,7 @@ class SqlGroups(Repository):
         self.touched.users.update(members)
         entered = select(MembershipRow.cluster_id).where(MembershipRow.group_id == group_id)
         self.touched.members.update(await self.all(entered))
+        await self._bindings.forget(group_id)
         await self.session.execute(delete(GroupRow).where(GroupRow.id == group_id))
 
     async def enabled_admins(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -27,17 +27,31 @@ from mooring.lib import logging
 from mooring.lib.errors import MooringError
 from mooring.lib.tasks import Supervisor
 from mooring.store import migrations
+from mooring.store.policies import Binding, Policy, PolicyDelta
 from mooring.store.ports import StoreUnavailable
 from mooring.store.records import Delta, Snapshot
 from mooring.store.sql.access import SqlMemberships, SqlSettings, SqlTokens
 from mooring.store.sql.base import Touched, chunks
+from mooring.store.sql.bindings import SqlBindings
 from mooring.store.sql.clusters import SqlClusters, SqlJoinTokens
+from mooring.store.sql.members import members
 from mooring.store.sql.people import SqlGroups, SqlUsers
-from mooring.store.sql.tables import ClusterRow, TokenRow, UserRow
+from mooring.store.sql.projects import SqlPolicyStatus, SqlProjects
+from mooring.store.sql.roles import SqlGlobalRoles, SqlTemplates
+from mooring.store.sql.tables import (
+    BindingRow,
+    ClusterRow,
+    GlobalRoleRow,
+    ProjectRow,
+    TemplateRow,
+    TokenRow,
+    UserRow,
+)
 
 WAIT = 10.0  # seconds for a connection, a lock or the writer before us
 STATEMENT = 15.0  # seconds for one statement (PostgreSQL)
 WRITER_LOCK = 7_466_702  # a PostgreSQL advisory lock that nothing else uses
+REVISION_KEY = "policy_revision"
 _WRITE = "mooring_write"
 _AWAY = frozenset({"08", "40", "53", "55", "57", "58"})
 """Classes of SQLSTATE (PostgreSQL, appendix A) that say nothing of the statement: connection lost, transaction rolled
@@ -47,45 +61,58 @@ back by the database, no resources, not ready or locked, shutting down or starti
 class SqlTransaction:
     """The repositories of one transaction."""
 
-    def __init__(self, session: AsyncSession, touched: Touched | None = None) -> None:
+    def __init__(self, session: AsyncSession, known: Mapping[str, Binding], touched: Touched | None = None) -> None:
         self.touched = touched or Touched()
+        self.bindings = SqlBindings(session, self.touched, known)
         self.clusters = SqlClusters(session, self.touched)
         self.join_tokens = SqlJoinTokens(session, self.touched)
-        self.users = SqlUsers(session, self.touched)
-        self.groups = SqlGroups(session, self.touched)
+        self.users = SqlUsers(session, self.touched, self.bindings)
+        self.groups = SqlGroups(session, self.touched, self.bindings)
         self.tokens = SqlTokens(session, self.touched)
         self.memberships = SqlMemberships(session, self.touched)
+        self.global_roles = SqlGlobalRoles(session, self.touched)
+        self.templates = SqlTemplates(session, self.touched)
+        self.projects = SqlProjects(session, self.touched)
+        self.policy_status = SqlPolicyStatus(session, self.touched)
         self.settings = SqlSettings(session, self.touched)
         self._session = session
+
+    async def revision(self) -> int:
+        """The policy's number."""
+        return int(await self.settings.get(REVISION_KEY) or 0)
+
+    async def count_policy(self) -> None:
+        """Add 1 to the policy's number if this transaction changed the policy or what it means."""
+        if self.touched.policy:
+            await self.settings.put(REVISION_KEY, str(await self.revision() + 1))
 
     async def delta(self) -> Delta:
         """What was touched, as it now is."""
         await self._session.flush()
         self._session.expunge_all()
         touched = self.touched
-        clusters = {
-            cluster.id: cluster
-            for some in chunks(touched.clusters)
-            for cluster in await self.clusters.records(
-                await self.clusters.all(select(ClusterRow).where(ClusterRow.id.in_(some)))
-            )
-        }
-        users = {
-            user.id: user
-            for some in chunks(touched.users)
-            for user in await self.users.records(await self.users.all(select(UserRow).where(UserRow.id.in_(some))))
-        }
-        tokens = {
-            token.id: token
-            for some in chunks(touched.tokens)
-            for token in await self.tokens.records(await self.tokens.all(select(TokenRow).where(TokenRow.id.in_(some))))
-        }
         return Delta(
-            clusters={key: clusters.get(key) for key in sorted(touched.clusters)},
-            users={key: users.get(key) for key in sorted(touched.users)},
-            tokens={key: tokens.get(key) for key in sorted(touched.tokens)},
-            members=await self.memberships.members(touched.members),
+            clusters=await _read(self.clusters, ClusterRow, touched.clusters),
+            users=await _read(self.users, UserRow, touched.users),
+            tokens=await _read(self.tokens, TokenRow, touched.tokens),
+            members=await members(self.bindings, touched.members),
+            policy=PolicyDelta(
+                global_roles=await _read(self.global_roles, GlobalRoleRow, touched.global_roles),
+                templates=await _read(self.templates, TemplateRow, touched.templates),
+                projects=await _read(self.projects, ProjectRow, touched.projects),
+                bindings=await _read(self.bindings, BindingRow, touched.bindings),
+            ),
+            policy_revision=await self.revision() if touched.policy else None,
         )
+
+
+async def _read(repository: Any, table: Any, ids: set[str]) -> dict[str, Any]:
+    """The records with these ids; None for those that are gone."""
+    found: dict[str, Any] = dict.fromkeys(sorted(ids))
+    for some in chunks(ids):
+        for record in await repository.records(await repository.all(select(table).where(table.id.in_(some)))):
+            found[record.id] = record
+    return found
 
 
 class SqlStore:
@@ -97,6 +124,7 @@ class SqlStore:
         self._writer = asyncio.Lock()
         self._commits = Supervisor("store")
         self._listeners: list[Callable[[Delta], None]] = []
+        self._bindings: dict[str, Binding] = {}  # as they were last read or committed, to be read faster
         self._log = logging.get("mooring.store")
 
     async def migrate(self) -> None:
@@ -124,7 +152,7 @@ class SqlStore:
     async def read(self) -> AsyncIterator[SqlTransaction]:
         with self._errors():
             async with AsyncSession(self.engine, expire_on_commit=False) as session:
-                yield SqlTransaction(session)
+                yield SqlTransaction(session, self._bindings)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqlTransaction]:
@@ -135,8 +163,9 @@ class SqlStore:
                 async with AsyncSession(self._writing, expire_on_commit=False) as session:
                     if self.engine.dialect.name == "postgresql":
                         await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITER_LOCK})
-                    transaction = SqlTransaction(session)
+                    transaction = SqlTransaction(session, self._bindings)
                     yield transaction
+                    await transaction.count_policy()
                     await self._finish(session, transaction.touched, await transaction.delta())
             finally:
                 self._writer.release()
@@ -151,8 +180,21 @@ class SqlStore:
                 clusters=list(await clusters.records(await clusters.all(select(ClusterRow)))),
                 users=list(await users.records(await users.all(select(UserRow)))),
                 tokens=list(await tokens.records(await tokens.all(alive))),
-                members=await transaction.memberships.members(),
+                members=await members(transaction.bindings),
             )
+
+    async def policy(self) -> tuple[int, Policy]:
+        async with self.read() as transaction:
+            roles, templates = transaction.global_roles, transaction.templates
+            projects, bindings = transaction.projects, transaction.bindings
+            policy = Policy(
+                {one.id: one for one in await roles.records(await roles.all(select(GlobalRoleRow)))},
+                {one.id: one for one in await templates.records(await templates.all(select(TemplateRow)))},
+                {one.id: one for one in await projects.records(await projects.all(select(ProjectRow)))},
+                {one.id: one for one in await bindings.records(await bindings.all(select(BindingRow)))},
+            )
+            self._bindings.update(policy.bindings)
+            return await transaction.revision(), policy
 
     async def aclose(self) -> None:
         await self._commits.aclose()
@@ -179,11 +221,16 @@ class SqlStore:
     async def _look_again(self, touched: Touched) -> None:
         try:
             async with AsyncSession(self.engine, expire_on_commit=False) as session:
-                self._tell(await SqlTransaction(session, touched).delta())
+                self._tell(await SqlTransaction(session, self._bindings, touched).delta())
         except Exception as error:
             self._log.error("it is not known whether a commit happened", error=_brief(error))
 
     def _tell(self, delta: Delta) -> None:
+        for binding_id, binding in delta.policy.bindings.items():
+            if binding is None:
+                self._bindings.pop(binding_id, None)
+            else:
+                self._bindings[binding_id] = binding
         for listener in self._listeners:
             listener(delta)
 

@@ -51,6 +51,7 @@ class ClusterRow(Base):
     agent_version: Mapped[str]
     cluster_uid: Mapped[str | None] = mapped_column(unique=True)
     public_key: Mapped[bytes | None]
+    profile: Mapped[str] = mapped_column(server_default="proxy-only")
 
 
 class LabelRow(Base):
@@ -138,3 +139,145 @@ class MembershipRow(Base):
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     group_id: Mapped[str | None] = mapped_column(ForeignKey("groups.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[float]
+
+
+class GlobalRoleRow(Base):
+    __tablename__ = "global_roles"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(SORTED, unique=True)
+    display_name: Mapped[str]
+    description: Mapped[str]
+    rules: Mapped[str]  # JSON list of rules
+    cluster_rules: Mapped[str]  # JSON list of rules
+    cluster_selector: Mapped[str]  # JSON object
+    new_user_default: Mapped[bool]
+    builtin: Mapped[bool]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    version: Mapped[int]
+
+
+class TemplateRow(Base):
+    __tablename__ = "role_templates"
+    __table_args__ = (CheckConstraint("context IN ('cluster', 'project')", name="ck_role_templates_context"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(SORTED, unique=True)
+    display_name: Mapped[str]
+    description: Mapped[str]
+    context: Mapped[str]
+    rules: Mapped[str]  # JSON list of rules
+    external: Mapped[str]
+    locked: Mapped[bool]
+    hidden: Mapped[bool]
+    creator_default: Mapped[bool]
+    builtin: Mapped[bool]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    version: Mapped[int]
+
+
+class ParentRow(Base):
+    """`template_id` inherits `parent_id`."""
+
+    __tablename__ = "role_template_parents"
+
+    template_id: Mapped[str] = mapped_column(ForeignKey("role_templates.id", ondelete="CASCADE"), primary_key=True)
+    parent_id: Mapped[str] = mapped_column(
+        ForeignKey("role_templates.id", ondelete="RESTRICT"), primary_key=True, index=True
+    )
+
+
+class ProjectRow(Base):
+    __tablename__ = "projects"
+    __table_args__ = (Index("uq_projects_cluster_name", "cluster_id", "name", unique=True),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(SORTED)
+    cluster_id: Mapped[str] = mapped_column(ForeignKey("clusters.id", ondelete="CASCADE"))
+    description: Mapped[str]
+    quota: Mapped[str]  # JSON objects, these four
+    namespace_quota: Mapped[str]
+    container_limits: Mapped[str]
+    container_requests: Mapped[str]
+    pod_security: Mapped[str | None]
+    isolated: Mapped[bool]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    version: Mapped[int]
+
+
+class NamespaceRow(Base):
+    """A namespace of a project; the key says that it is in one project of its cluster."""
+
+    __tablename__ = "project_namespaces"
+
+    cluster_id: Mapped[str] = _in_cluster(primary=True)
+    name: Mapped[str] = mapped_column(SORTED, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    made_here: Mapped[bool]
+    quota: Mapped[str]  # JSON object
+
+
+class BindingRow(Base):
+    __tablename__ = "bindings"
+    __table_args__ = (
+        CheckConstraint(
+            "(kind = 'global' AND global_role_id IS NOT NULL AND template_id IS NULL AND cluster_id IS NULL"
+            " AND project_id IS NULL)"
+            " OR (kind = 'cluster' AND global_role_id IS NULL AND template_id IS NOT NULL AND cluster_id IS NOT NULL"
+            " AND project_id IS NULL)"
+            " OR (kind = 'project' AND global_role_id IS NULL AND template_id IS NOT NULL AND cluster_id IS NOT NULL"
+            " AND project_id IS NOT NULL)",
+            name="ck_bindings_kind",
+        ),
+        Index("uq_bindings_kind_name", "kind", "name", unique=True),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    name: Mapped[str] = mapped_column(SORTED)
+    global_role_id: Mapped[str | None] = mapped_column(ForeignKey("global_roles.id", ondelete="RESTRICT"), index=True)
+    template_id: Mapped[str | None] = mapped_column(ForeignKey("role_templates.id", ondelete="RESTRICT"), index=True)
+    cluster_id: Mapped[str | None] = mapped_column(ForeignKey("clusters.id", ondelete="CASCADE"), index=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    expires_at: Mapped[float | None]
+    reason: Mapped[str]
+    builtin: Mapped[bool]
+    created_by: Mapped[str]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    version: Mapped[int]
+
+
+class SubjectRow(Base):
+    """Who is bound. `key` is the id of the user or group, or `namespace/name` of a service account."""
+
+    __tablename__ = "binding_subjects"
+    __table_args__ = (
+        CheckConstraint("user_id IS NULL OR group_id IS NULL", name="ck_binding_subjects_one"),
+        CheckConstraint(
+            "coalesce(user_id, group_id) IS NULL OR coalesce(user_id, group_id) = key", name="ck_binding_subjects_key"
+        ),
+    )
+
+    binding_id: Mapped[str] = mapped_column(ForeignKey("bindings.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    group_id: Mapped[str | None] = mapped_column(ForeignKey("groups.id", ondelete="CASCADE"), index=True)
+
+
+class PolicyStatusRow(Base):
+    __tablename__ = "policy_status"
+
+    cluster_id: Mapped[str] = _in_cluster(primary=True)
+    desired_revision: Mapped[int]
+    desired_digest: Mapped[str]
+    applied_revision: Mapped[int]
+    applied_digest: Mapped[str]
+    applied_at: Mapped[float | None]
+    profile: Mapped[str]
+    errors: Mapped[str]  # JSON list of faults
+    healed: Mapped[int]
+    reported_at: Mapped[float | None]
