@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from mooring.policy.rules import ALL, EVERYTHING, normal
@@ -615,15 +616,33 @@ def policy() -> Policy:
 def delta(held: Policy) -> PolicyDelta:
     """What must be written so that the store has these roles as this version of the server means them.
 
-    Built-in things that are gone from this version are taken out of the store by hand of whoever made them so, in a
-    migration: bindings may rest on them.
+    What administrators may set on built-in roles (`new_user_default`, `creator_default`, `locked`, `hidden`) stays. A
+    role that a version no longer has stays too: bindings may rest on it; a migration says what becomes of those.
     """
     ours = policy()
     return PolicyDelta(
-        global_roles={r.id: r for r in ours.global_roles.values() if not _same_role(held.global_roles.get(r.id), r)},
-        templates={t.id: t for t in ours.templates.values() if not _same_template(held.templates.get(t.id), t)},
+        global_roles={
+            role.id: _kept_role(held.global_roles.get(role.id), role)
+            for role in GLOBAL_ROLES
+            if not _same_role(held.global_roles.get(role.id), role)
+        },
+        templates={
+            template.id: _kept_template(held.templates.get(template.id), template)
+            for template in TEMPLATES
+            if not _same_template(held.templates.get(template.id), template)
+        },
         bindings={b.id: b for b in ours.bindings.values() if b.id not in held.bindings},
     )
+
+
+def _kept_role(held: GlobalRole | None, ours: GlobalRole) -> GlobalRole:
+    return ours if held is None else replace(ours, new_user_default=held.new_user_default)
+
+
+def _kept_template(held: RoleTemplate | None, ours: RoleTemplate) -> RoleTemplate:
+    if held is None:
+        return ours
+    return replace(ours, locked=held.locked, hidden=held.hidden, creator_default=held.creator_default)
 
 
 def _same_role(held: GlobalRole | None, ours: GlobalRole) -> bool:

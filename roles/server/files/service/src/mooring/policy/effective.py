@@ -57,10 +57,11 @@ class Rights:
     """What one person may do. Good until `until` (Unix seconds), as long as the policy does not change.
 
     `own`, `by_selector` are held everywhere: rules on our API, and Kubernetes' rules with the labels that a cluster
-    must have. `clusters` and `projects` have what bindings there give: rules of both kinds, by id.
+    must have. `clusters` and `projects` have what bindings there give: rules of both kinds, by id. `externals` are the
+    ClusterRoles of the clusters' own, whose rules nobody knows here: (cluster, project or "", name).
     """
 
-    __slots__ = ("_cluster_of", "_memo", "by_selector", "clusters", "labels", "own", "projects", "until")
+    __slots__ = ("_cluster_of", "_memo", "by_selector", "clusters", "externals", "labels", "own", "projects", "until")
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Rights:
         by_selector: tuple[tuple[Mapping[str, str], tuple[Rule, ...]], ...] = (),
         clusters: Mapping[str, tuple[Rule, ...]] | None = None,
         projects: Mapping[str, tuple[Rule, ...]] | None = None,
+        externals: tuple[tuple[str, str, str], ...] = (),
         labels: Labels | None = None,
         projects_known: Mapping[str, Project] | None = None,
         until: float = inf,
@@ -77,6 +79,7 @@ class Rights:
         self.by_selector = by_selector
         self.clusters = clusters or {}
         self.projects = projects or {}
+        self.externals = externals
         self.labels = labels or {}
         self.until = until
         self._cluster_of = projects_known or {}
@@ -147,10 +150,16 @@ class Rights:
     def enters(self, cluster: str) -> bool:
         """Whether the person may use the proxy to the cluster: some binding reaches it, or the right `enter`."""
         return (
-            bool(self._in_cluster(cluster))
-            or any(self._cluster_of[p].cluster_id == cluster for p in self.projects if p in self._cluster_of)
+            cluster in self.clusters
+            or bool(self._in_cluster(cluster))
+            or any(self.cluster_of(project) == cluster for project in self.projects)
             or self.may("enter", "clusters", cluster=cluster)
         )
+
+    def cluster_of(self, project: str) -> str:
+        """The id of the project's cluster, or "" if there is no such project."""
+        known = self._cluster_of.get(project)
+        return "" if known is None else known.cluster_id
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -239,6 +248,7 @@ def rights_by(
     by_selector: dict[str, tuple[Mapping[str, str], tuple[Rule, ...]]] = {}
     clusters: dict[str, dict[Rule, None]] = {}
     projects: dict[str, dict[Rule, None]] = {}
+    externals: list[tuple[str, str, str]] = []
     until = inf
     for binding in bindings:
         if not live(binding, now):
@@ -252,16 +262,20 @@ def rights_by(
                 if role.cluster_rules:
                     by_selector[role.id] = (role.cluster_selector, role.cluster_rules)
             continue
-        found = dict.fromkeys(_flat(policy, binding.role_id, memo).rules)
+        flat = _flat(policy, binding.role_id, memo)
+        project = policy.projects.get(binding.project_id or "")
         if binding.kind == "cluster" and binding.cluster_id:
-            clusters.setdefault(binding.cluster_id, {}).update(found)
-        elif binding.project_id is not None and binding.project_id in policy.projects:
-            projects.setdefault(binding.project_id, {}).update(found)
+            clusters.setdefault(binding.cluster_id, {}).update(dict.fromkeys(flat.rules))
+            externals.extend((binding.cluster_id, "", name) for name in flat.externals)
+        elif binding.kind == "project" and project is not None:
+            projects.setdefault(project.id, {}).update(dict.fromkeys(flat.rules))
+            externals.extend((project.cluster_id, project.id, name) for name in flat.externals)
     return Rights(
         own=tuple(own),
         by_selector=tuple(by_selector.values()),
         clusters={cluster: tuple(found) for cluster, found in clusters.items()},
-        projects={project: tuple(found) for project, found in projects.items()},
+        projects={project_id: tuple(found) for project_id, found in projects.items()},
+        externals=tuple(externals),
         labels=labels,
         projects_known=policy.projects,
         until=until,
