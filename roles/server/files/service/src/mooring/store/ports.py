@@ -15,6 +15,7 @@ from types import EllipsisType
 from typing import Protocol
 
 from mooring.lib.errors import MooringError
+from mooring.lib.profiles import Profile
 from mooring.lib.secrets import Secret
 from mooring.store.policies import (
     Binding,
@@ -23,7 +24,6 @@ from mooring.store.policies import (
     GlobalRole,
     Policy,
     PolicyStatus,
-    Profile,
     Project,
     RoleTemplate,
     Subject,

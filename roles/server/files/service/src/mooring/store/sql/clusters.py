@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
-from mooring.store.policies import Profile
+from mooring.lib.profiles import Profile
 from mooring.store.ports import Paging, Taken, VisibleTo
 from mooring.store.records import Cluster, ClusterState, ClusterStatus, Condition, JoinToken, Page
 from mooring.store.sql.base import TEXTS, Repository, chunks, encode, fitting, matches
