@@ -65,12 +65,13 @@ class Dialer:
         *,
         clock: Clock,
         max_streams: int,
+        time: ServerTime | None = None,
     ) -> None:
         self._identity = identity
         self._context = client_context(identity.ca_pem)
         self._on_open = on_open
         self._renew = renew
-        self._time = ServerTime(clock)
+        self._time = time or ServerTime(clock)
         self._hello = Hello(
             instance=new_id("a"), version=VERSION, window=WINDOW, max_streams=max_streams, features=[FEATURE]
         )
@@ -81,6 +82,8 @@ class Dialer:
         self._stopping = False
         self.on_connected: Callable[[Session], None] | None = None
         """Called with each new session."""
+        self.on_message: Callable[[dict[str, Any]], None] | None = None
+        """Called with each control message that is not about the sessions themselves."""
         self.problem = "no server has been reached yet"
         """Why there is no session, for people."""
 
@@ -303,6 +306,8 @@ class _Link:
         names = message.get("instances")
         if message.get("kind") == "instances" and isinstance(names, list):
             self._know([name for name in names[:MAX_PEERS] if isinstance(name, str)])
+        elif self._dialer.on_message is not None:
+            self._dialer.on_message(message)
 
     def _know(self, names: list[str]) -> None:
         if names != self._known:

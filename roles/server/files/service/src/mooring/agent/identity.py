@@ -72,6 +72,8 @@ class Identity:
     ca_pem: str = ""
     join_token_id: str = ""
     """Of the join token that it was registered with, to tell a new one."""
+    policy_key: str = ""
+    """The raw public key that the server signs policies with, base64url; empty until the server has named one."""
 
     @property
     def registered(self) -> bool:
@@ -179,6 +181,7 @@ def registered(identity: Identity, join: Join, answer: dict[str, Any]) -> Identi
         tunnel_urls=check_urls(urls),
         ca_pem=str(answer.get("ca_pem") or join.ca_pem),
         join_token_id=join.token_id,
+        policy_key=str(answer.get("policy_key") or ""),
     )
 
 
@@ -213,6 +216,7 @@ def _identity(data: dict[str, str]) -> Identity:
         tunnel_urls=check_urls(_urls(data.get("tunnel_urls", ""))),
         ca_pem=data.get("ca.crt", ""),
         join_token_id=data.get("join_token_id", ""),
+        policy_key=data.get("policy_key", ""),
     )
     _private(identity.key)
     return identity
@@ -244,5 +248,6 @@ def _object(namespace: str, identity: Identity) -> dict[str, Any]:
             "tunnel_urls": msgspec.json.encode(identity.tunnel_urls).decode(),
             "ca.crt": identity.ca_pem,
             "join_token_id": identity.join_token_id,
+            "policy_key": identity.policy_key,
         },
     }

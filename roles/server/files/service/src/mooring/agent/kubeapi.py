@@ -36,19 +36,26 @@ class KubeError(MooringError):
 class KubeApi:
     """Calls as the agent itself."""
 
-    def __init__(self, config: ApiServerConfig) -> None:
+    def __init__(self, config: ApiServerConfig, *, connections: int = 8, idle: int = 2) -> None:
         self._config = config
         self._pool = Http1Pool(
             tcp_connector(config.host, config.port, config.own_tls, config.server_name),
             name="the cluster's kube-apiserver",
-            limits=PoolLimits(max_connections=8, max_idle=2),
+            limits=PoolLimits(max_connections=connections, max_idle=idle),
         )
 
     async def call(
-        self, method: str, path: str, body: Any = None, *, accept: str = "application/json", deadline: float = DEADLINE
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        accept: str = "application/json",
+        media: str = "application/json",
+        deadline: float = DEADLINE,
     ) -> Answer:
-        """A call and its answer, whatever its status. Raises FetchError, BadConfig."""
-        head = self._head(method, path, accept, body is not None)
+        """A call and its answer, whatever its status. `media` is the type of the body. Raises FetchError, BadConfig."""
+        head = self._head(method, path, accept, media if body is not None else "")
         data = msgspec.json.encode(body) if body is not None else b""
         return await fetch(self._pool, head, data, deadline=deadline, max_body=MAX_BODY)
 
@@ -58,7 +65,7 @@ class KubeApi:
         """A call that must succeed and answer with a JSON object. Raises KubeError, FetchError."""
         answer = await self.call(method, path, body, accept=accept)
         if answer.status >= 300:
-            raise KubeError(answer.status, f"{method} {path.split('?')[0]}: {_message(answer)}")
+            raise KubeError(answer.status, f"{method} {path.split('?')[0]}: {message_of(answer)}")
         try:
             return msgspec.json.decode(answer.body, type=dict[str, Any])
         except msgspec.MsgspecError:
@@ -66,27 +73,27 @@ class KubeApi:
 
     def watch(self, path: str, *, accept: str = "application/json") -> Download:
         """A response that goes on: read it piece by piece, and close it."""
-        return Download(self._pool, self._head("GET", path, accept, False), b"", DEADLINE)
+        return Download(self._pool, self._head("GET", path, accept, ""), b"", DEADLINE)
 
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._pool.aclose()
 
-    def _head(self, method: str, path: str, accept: str, has_body: bool) -> RequestHead:
+    def _head(self, method: str, path: str, accept: str, media: str) -> RequestHead:
         headers: Headers = [
             (b"Host", self._config.authority),
             (b"User-Agent", f"mooring-agent/{VERSION}".encode()),
             (b"Accept", accept.encode()),
         ]
-        if has_body:
-            headers.append((b"Content-Type", b"application/json"))
+        if media:
+            headers.append((b"Content-Type", media.encode()))
         token = self._config.bearer()
         if token is not None:
             headers.append((b"Authorization", b"Bearer " + token.reveal().encode()))
         return RequestHead(method.encode(), path.encode(), headers)
 
 
-def _message(answer: Answer) -> str:
+def message_of(answer: Answer) -> str:
     """What a Status says, else the HTTP status."""
     try:
         message = msgspec.json.decode(answer.body, type=dict[str, Any]).get("message")

@@ -3,6 +3,7 @@
 
     kubeapi (own calls) -> identity, join -> dialer -> sessions -> dispatch -> apiserver (streams, impersonator's token)
                         -> credential                 reporter -> sessions       health: /healthz /readyz
+                        -> policy (what the server announces, and puts right what somebody else did)
 
 It must not: hold logic of its own.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 
 import uvloop
 
@@ -24,12 +26,17 @@ from mooring.agent.health import Health
 from mooring.agent.identity import IdentityStore
 from mooring.agent.join import Enrolment
 from mooring.agent.kubeapi import KubeApi
+from mooring.agent.policy.applier import FLIGHT
+from mooring.agent.policy.service import CONNECTIONS, PolicyAgent, Registrations
 from mooring.agent.reporter import Reporter
+from mooring.agent.servertime import ServerTime
 from mooring.lib import logging
 from mooring.lib.clock import Clock, SystemClock
 from mooring.lib.errors import MooringError
+from mooring.lib.ids import new_id
 from mooring.lib.tasks import Supervisor
 from mooring.lib.version import VERSION
+from mooring.tunnel.session import Session
 
 MAX_STREAMS = 1024
 """Streams per session, and connections to the API server."""
@@ -49,6 +56,19 @@ class Agent:
         self._store = IdentityStore(self._kube, options.namespace)
         self._enrolment = Enrolment(self._kube, self._store)
         self._reporter = Reporter(self._kube, self._broadcast, lambda: self._credential.problem)
+        self._time = ServerTime(self._clock)
+        self._policy_kube = KubeApi(api, connections=CONNECTIONS, idle=FLIGHT)
+        # A pod's name is its own; a process elsewhere may have neighbours on its machine that serve the same cluster.
+        holder = socket.gethostname() if options.kubeconfig is None else f"{socket.gethostname()}-{new_id('a')}"
+        self._policy = PolicyAgent(
+            self._policy_kube,
+            options.namespace,
+            Registrations(self._store.load, self._store.save),
+            self._broadcast,
+            clock=self._clock,
+            time=self._time,
+            holder=holder,
+        )
         self._dialer: Dialer | None = None
         self.health = Health(self.problems)
 
@@ -69,6 +89,7 @@ class Agent:
             await self.health.start(self._options.health_address, self._options.health_port)
         self._tasks.spawn(self._credential.run(), "credential")
         self._tasks.spawn(self._reporter.run(), "reporter")
+        self._tasks.spawn(self._policy.run(), "policy")
         self._tasks.spawn(self._connect(), "connect")
         try:
             await stop.wait()
@@ -78,15 +99,29 @@ class Agent:
             await self._dispatcher.aclose()
             await self._tasks.aclose()
             await self._apiserver.aclose()
+            await self._policy_kube.aclose()
             await self._kube.aclose()
             await self.health.aclose()
 
     async def _connect(self) -> None:
         identity = await self._enrolment.obtain()
-        dialer = Dialer(identity, self._dispatcher, self._enrolment.again, clock=self._clock, max_streams=MAX_STREAMS)
-        dialer.on_connected = lambda session: session.message(self._reporter.status())
+        dialer = Dialer(
+            identity,
+            self._dispatcher,
+            self._enrolment.again,
+            clock=self._clock,
+            max_streams=MAX_STREAMS,
+            time=self._time,
+        )
+        dialer.on_connected = self._greet
+        dialer.on_message = self._policy.heard
         self._dialer = dialer
         dialer.start()
+
+    def _greet(self, session: Session) -> None:
+        session.message(self._reporter.status())
+        if (status := self._policy.status()) is not None:
+            session.message(status)
 
     def _broadcast(self, message: dict[str, object]) -> None:
         if self._dialer is not None:
