@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import yaml
 
+from mooring.kube.names import POLICY_NAME, POLICY_PARTS
 from mooring.lib.profiles import DEFAULT_PROFILE, Profile
 from mooring.lib.secrets import Secret
 from mooring.lib.version import VERSION
@@ -29,10 +30,6 @@ IMPERSONATOR: Final = "mooring-impersonator"
 JOIN_SECRET: Final = "mooring-join"  # noqa: S105 - the name of an object
 IDENTITY_SECRET: Final = "mooring-agent-identity"  # noqa: S105 - the name of an object
 ADMINS_BINDING: Final = "mooring-admins"
-POLICY_NAME: Final = "mooring-policy"
-"""The Lease of the agent that applies policies, and the beginning of the names of the Secrets that keep them."""
-POLICY_PARTS: Final = 16
-"""Secrets that a policy may be kept in: `mooring-policy-0` and so on. RBAC has no pattern for names."""
 # Where the image runs: an unprivileged user that the Containerfile makes.
 _UID: Final = 65532
 _HEALTH_PORT: Final = 8080

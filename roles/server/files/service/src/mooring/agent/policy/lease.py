@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from mooring.agent.config import BadConfig
 from mooring.agent.kubeapi import KubeApi, KubeError
-from mooring.kube.manifest import POLICY_NAME
+from mooring.kube.names import POLICY_NAME
 from mooring.lib import logging
 from mooring.lib.clock import Clock
 from mooring.net.fetch import FetchError

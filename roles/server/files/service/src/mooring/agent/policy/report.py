@@ -17,7 +17,7 @@ from mooring.agent.config import BadConfig
 from mooring.agent.kubeapi import KubeError
 from mooring.agent.policy.cluster import Cluster
 from mooring.agent.policy.kinds import KINDS, SPACES, title
-from mooring.kube.manifest import POLICY_NAME
+from mooring.kube.names import POLICY_NAME
 from mooring.kube.transition import Key
 from mooring.lib import logging
 from mooring.lib.clock import Clock
