@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of objects that the manifest makes or allows and the agent uses. Alone in a module, since the agent's image does
-not have what the manifest is written with."""
+"""Names of objects that the manifest makes or allows and the agent uses. Alone in a module, since the agent's image
+does not have what the manifest is written with."""
 
 from __future__ import annotations
 
