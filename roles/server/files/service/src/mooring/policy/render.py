@@ -27,8 +27,10 @@ from functools import cached_property
 from math import floor
 from typing import Any, Final
 
+from mooring.policy.check_project import namespace_quota
+from mooring.policy.effective import fits, lineage, live
 from mooring.policy.subjects import People, Subjects, rules_hash
-from mooring.store.policies import OWN_GROUP, Binding, Context, Policy, Project, RoleTemplate, Rule
+from mooring.store.policies import OWN_GROUP, Binding, Context, Policy, Project, Rule
 
 Manifest = dict[str, Any]
 
@@ -91,11 +93,6 @@ def render(
     return _Render(policy, cluster, Subjects(prefix, left_out), now).result()
 
 
-def reaches(role_selector: Mapping[str, str], cluster: ClusterFacts) -> bool:
-    """Whether the rules of a global role hold in this cluster."""
-    return all(cluster.labels.get(name) == value for name, value in role_selector.items())
-
-
 def kubernetes_rules(rules: Iterable[Rule], context: Context = "cluster") -> tuple[Rule, ...]:
     """Those that Kubernetes shall know: without our own group, sorted, each once. In a project there are no URLs, which
     a RoleBinding could not give either."""
@@ -140,7 +137,7 @@ class _Render:
     def _bindings(self) -> list[Manifest]:
         bound: dict[_Place, list[Binding]] = {}
         for binding in self._policy.bindings.values():
-            if binding.expires_at is not None and binding.expires_at <= self._now:
+            if not live(binding, self._now):
                 continue
             until = 0 if binding.expires_at is None else max(1, floor(binding.expires_at))
             for role in self._roles_of(binding):
@@ -170,7 +167,7 @@ class _Render:
         """The ClusterRoles that a binding binds to in this cluster."""
         if binding.kind == "global":
             role = self._policy.global_roles.get(binding.role_id)
-            if role is None or not role.cluster_rules or not reaches(role.cluster_selector, self._cluster):
+            if role is None or not role.cluster_rules or not fits(role.cluster_selector, self._cluster.labels):
                 return ()
             return _own_role(role.name, kubernetes_rules(role.cluster_rules))
         if binding.cluster_id != self._cluster.id:
@@ -186,22 +183,12 @@ class _Render:
         at = (template_id, context)
         if at not in self._flat:
             top = self._policy.templates.get(template_id)
-            family = self._family(template_id, context)
+            family = [one for one in lineage(self._policy.templates, template_id) if one.context == context]
             rules = kubernetes_rules((rule for one in family if not one.external for rule in one.rules), context)
             others = sorted({one.external for one in family if one.external})
             own = _own_role(top.name, rules) if top is not None else ()
             self._flat[at] = (*own, *(_Role(name, f"external={name}") for name in others))
         return self._flat[at]
-
-    def _family(self, template_id: str, context: Context) -> list[RoleTemplate]:
-        found: dict[str, RoleTemplate] = {}
-        todo = [template_id]
-        while todo:
-            template = self._policy.templates.get(todo.pop())
-            if template is not None and template.context == context and template.id not in found:
-                found[template.id] = template
-                todo += template.inherits
-        return list(found.values())
 
     def _binding(self, place: _Place, namespace: str, bits: str, subjects: list[dict[str, str]]) -> Manifest:
         tag = str(place.until) if place.until else "always"
@@ -225,7 +212,7 @@ class _Render:
         for project in {project.id: project for project in self._owners.values()}.values():
             own = {namespace.name: namespace for namespace in project.namespaces}
             for name in inside[project.id]:
-                quota = {**project.namespace_quota, **own[name].quota}
+                quota = namespace_quota(project, own[name])
                 if quota:
                     objects.append(_object("v1", "ResourceQuota", QUOTA, name, {"hard": _sorted(quota)}))
                 limits = _limits(project)

@@ -105,7 +105,8 @@ class Subjects:
             bits, start, end, lowest = todo.pop()
             if end - start <= CHUNK or len(bits) == _BITS:
                 if end > start:
-                    found.append((bits, list(map(itemgetter(1), entries[start:end]))))
+                    chunk = list(map(itemgetter(1), entries[start:end]))
+                    found.append((bits, chunk if bits else sorted(chunk, key=_by_name)))
                 continue
             half = lowest + (1 << (_BITS - 1 - len(bits)))
             middle = bisect_left(hashes, half.to_bytes(_BYTES), start, end)
@@ -133,6 +134,10 @@ def _other(other: Other) -> _Entry:
 
 def _hash_of(item: tuple[str, _Entry]) -> bytes:
     return item[1][0]
+
+
+def _by_name(subject: dict[str, str]) -> Other:
+    return subject["kind"], subject.get("namespace", ""), subject["name"]
 
 
 def _hash(name: str) -> bytes:
