@@ -9,7 +9,7 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants faults faults-table soak molecule bench bench-table compiled fuzz testbed-up testbed-down openapi clean
+.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants faults faults-table soak molecule bench bench-table compiled fuzz testbed-up testbed-down openapi roles clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ testbed-down: venv ## Remove the test bed
 
 openapi: venv ## Write docs/api/openapi.json anew
 	@$(PY) -m mooring.api.openapi > docs/api/openapi.json
+
+roles: venv ## Write docs/roles.md anew
+	@$(PY) -m mooring.policy.document > docs/roles.md
 
 clean: demo-stop testbed-down ## Remove what the commands made, but not the caches in ~/.cache
 	rm -rf build .cache

@@ -25,6 +25,30 @@ _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066
 _TOKEN: Final = re.compile(
     r"(?i:mr[gj]_[tj]-[a-z2-7]{12}_)|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", re.ASCII
 )
+# Format characters (joiners, zero-width spaces) and marks that stand on the letter before them.
+_UNSEEN_CATEGORIES: Final = frozenset({"Cf", "Mn", "Me"})
+_LOOKS_LIKE: Final = {
+    like: latin
+    for latin, likes in {
+        "a": "\u0430\u03b1\u0251",
+        "c": "\u0441\u03f2",
+        "d": "\u0501",
+        "e": "\u0435",
+        "i": "\u0456\u03b9\u0131\u04cf",
+        "m": "\u043c\u1d0d",
+        "n": "\u0578\u1d0e",
+        "o": "\u043e\u03bf",
+        "p": "\u0440\u03c1",
+        "s": "\u0455\ua731",
+        "t": "\u0442\u03c4\u1d1b",
+        "u": "\u03c5\u057d",
+        "y": "\u0443\u04af\u03b3",
+        ":": "\ua789\u02d0\u2236\u05c3\u0589\u2806\u1806",
+    }.items()
+    for like in likes
+}
+RESERVED_NAMES: Final = frozenset({"admins"})
+"""Names of built-in groups: nobody else may have one that looks the same."""
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -48,11 +72,29 @@ def check_name(value: str, what: str) -> str:
         raise InvalidName(f"the {what} is {size} bytes long", f"at most {MAX_NAME_BYTES} bytes of UTF-8 are allowed")
     if value != value.strip():
         raise InvalidName(f"the {what} {value!r} begins or ends with a space", "remove the space")
-    if value.casefold().startswith("system:"):
+    plain = skeleton(value)
+    if plain.startswith("system:"):
         raise InvalidName(f"the {what} {value!r} begins with 'system:'", "Kubernetes keeps these names for itself")
+    if plain in RESERVED_NAMES and value not in RESERVED_NAMES:
+        raise InvalidName(f"the {what} {value!r} looks like the built-in {plain!r}", "choose another name")
     if holds_token(value):
         raise InvalidName(f"the {what} holds a token", "give the name; and revoke that token if it was shown to others")
     return value
+
+
+def skeleton(value: str) -> str:
+    """What a name looks like to a person: two names with one skeleton are twins, and who reads takes one for the other.
+
+    Compatibility forms, case, invisible characters, accents, and the Cyrillic and Greek letters that look like Latin
+    ones are levelled (after Unicode TR 39, for the letters that our reserved names have). Names are never changed to
+    it: it is only compared.
+    """
+    if value.isascii():
+        return value.casefold()
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", value).casefold())
+    return "".join(
+        _LOOKS_LIKE.get(char, char) for char in folded if unicodedata.category(char) not in _UNSEEN_CATEGORIES
+    )
 
 
 def holds_token(value: str) -> bool:

@@ -173,9 +173,8 @@ class Rights:
         return (*self._in_cluster(cluster), *found) if cluster else found
 
     def _in_cluster(self, cluster: str) -> tuple[Rule, ...]:
-        labels = self.labels.get(cluster)
-        by_label = () if labels is None else self.everywhere(labels)
-        return (*by_label, *self.clusters.get(cluster, ()))
+        # Of a cluster without labels, or one that is only being made, only an empty selector takes hold.
+        return (*self.everywhere(self.labels.get(cluster)), *self.clusters.get(cluster, ()))
 
     def _cluster_ids(self) -> set[str]:
         return {*self.clusters, *self.labels} if self.by_selector else set(self.clusters)
