@@ -27,6 +27,8 @@ from mooring.wire.http1_request import Request
 from mooring.wire.http1_writer import ResponseWriter
 
 NOW = 1_700_000_000.0
+ADMINS = {"g-adminsadmins": "b-adminsadmins"}
+"""The built-in binding of the administrators, which reaches every cluster."""
 ALPHA, BETA, GAMMA, DELTA = "c-alphaalphaal", "c-betabetabeta", "c-gammagammaga", "c-deltadeltade"
 
 
@@ -250,10 +252,10 @@ def make_world(settings: ChainSettings | None = None) -> World:
             users=list(users.values()),
             tokens=list(records.values()),
             members={
-                ALPHA: Members(users={"u-bob": "m-1"}),
-                BETA: Members(groups={"g-devsdevsdevs": "m-2"}),
-                GAMMA: Members(users={"u-bob": "m-3"}),
-                DELTA: Members(users={"u-bob": "m-4"}),
+                ALPHA: Members({"u-bob": "m-1"}, ADMINS),
+                BETA: Members(groups={"g-devsdevsdevs": "m-2"} | ADMINS),
+                GAMMA: Members({"u-bob": "m-3"}, ADMINS),
+                DELTA: Members({"u-bob": "m-4"}, ADMINS),
             },
         )
     )

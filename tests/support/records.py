@@ -8,9 +8,11 @@ from typing import Any
 from mooring.authn.tokens import new_token
 from mooring.lib.ids import new_id
 from mooring.store.policies import Binding, BindingKind, GlobalRole, Project, RoleTemplate, Subject
+from mooring.store.ports import Paging
 from mooring.store.records import Cluster, Group, Membership, Token, User
 
 NOW = 1_700_000_000.0
+PAGE = Paging()
 
 
 def cluster(name: str, **more: Any) -> Cluster:

@@ -98,11 +98,11 @@ async def test_a_membership_is_given_and_taken(world: Any) -> None:
     world.services.index.subscribe(heard.append)
     made = await world.admin.ok("POST", "/memberships", {"cluster": "prod", "user": "bob"})
     assert (made["cluster"], made["user"], made["group"]) == ("prod", "bob", None)
-    assert world.services.index.may_enter_facts(identity, cluster["id"]) == {made["id"]}
+    assert world.services.index.may_enter_facts(identity, cluster["id"], world.services.clock.now()) == {made["id"]}
     again = await world.admin("POST", "/memberships", {"cluster": cluster["id"], "user": made["user_id"]})
     assert (again.status_code, again.json()["errors"][0]["field"]) == (409, "user")
     await world.admin.ok("DELETE", f"/memberships/{made['id']}")
-    assert world.services.index.may_enter_facts(identity, cluster["id"]) == set()
+    assert world.services.index.may_enter_facts(identity, cluster["id"], world.services.clock.now()) == set()
     assert heard == [MembershipChanged(cluster["id"])] * 2
     assert (await world.admin("GET", f"/memberships/{made['id']}")).status_code == 404
 
@@ -113,9 +113,9 @@ async def test_a_deleted_group_takes_its_memberships_along(world: Any) -> None:
     bob = await world.user("bob", groups=("ops",))
     made = await world.admin.ok("POST", "/memberships", {"cluster": "prod", "group": "ops"})
     identity = world.services.index.authenticate(bob.token, world.clock.now())
-    assert world.services.index.may_enter_facts(identity, cluster["id"]) == {made["id"]}
+    assert world.services.index.may_enter_facts(identity, cluster["id"], world.services.clock.now()) == {made["id"]}
     await world.admin.ok("DELETE", "/groups/ops")
-    assert world.services.index.may_enter_facts(identity, cluster["id"]) == set()
+    assert world.services.index.may_enter_facts(identity, cluster["id"], world.services.clock.now()) == set()
     assert (await bob.ok("GET", "/whoami"))["groups"] == []
 
 

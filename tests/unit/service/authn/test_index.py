@@ -141,13 +141,13 @@ def test_a_new_display_name_disturbs_nobody(scene: Scene) -> None:
 def test_members_enter_by_themselves_and_by_group(scene: Scene) -> None:
     bob = scene.index.authenticate(scene.bob_text, NOW)
     ann = scene.index.authenticate(scene.ann_text, NOW)
-    assert scene.index.may_enter_facts(bob, scene.prod.id) == {"m-bob"}
-    assert scene.index.may_enter_facts(ann, scene.prod.id) == set()
-    assert scene.index.may_enter_facts(bob, "c-aaaaaaaaaaaa") == set()
+    assert scene.index.may_enter_facts(bob, scene.prod.id, NOW) == {"m-bob"}
+    assert scene.index.may_enter_facts(ann, scene.prod.id, NOW) == set()
+    assert scene.index.may_enter_facts(bob, "c-aaaaaaaaaaaa", NOW) == set()
     scene.index.apply(Delta(users={scene.bob.id: replace(scene.bob, groups=(("g-opsopsopsops", "ops"),))}))
-    assert scene.index.may_enter_facts(bob, scene.prod.id) == {"m-bob", "m-ops"}
+    assert scene.index.may_enter_facts(bob, scene.prod.id, NOW) == {"m-bob", "m-ops"}
     scene.index.apply(Delta(members={scene.prod.id: Members({}, {})}))
-    assert scene.index.may_enter_facts(bob, scene.prod.id) == set()
+    assert scene.index.may_enter_facts(bob, scene.prod.id, NOW) == set()
     assert scene.heard[-1] == MembershipChanged(scene.prod.id)
 
 

@@ -110,7 +110,7 @@ async def test_a_worker_knows_what_control_knows_and_hears_of_changes(bus: Bus) 
     one, two = await bus.join(0), await bus.join(1)
     for worker in (one, two):
         identity = worker.index.authenticate(made.text.reveal(), NOW)
-        assert (identity.user, worker.index.memberships_of(bob.id, lab.id)) == ("bob", {"m-1"})
+        assert (identity.user, worker.index.memberships_of(bob.id, lab.id, make.NOW)) == ("bob", {"m-1"})
         assert worker.index.agent_key(lab.id) == b"k" * 32
         assert worker.link.audience == "audience-1"
         assert len(worker.index.snapshot().tokens) == 1_201

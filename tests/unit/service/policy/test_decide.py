@@ -11,7 +11,6 @@ from mooring.policy.decide import decide
 
 @dataclass
 class Who:
-    admin: bool = False
     token_cluster: str | None = None
 
 
@@ -20,13 +19,10 @@ class Who:
     [
         (Who(), False, False),
         (Who(), True, True),
-        (Who(admin=True), False, True),
         (Who(token_cluster="c-here"), True, True),
         (Who(token_cluster="c-here"), False, False),
         (Who(token_cluster="c-there"), True, False),
-        (Who(admin=True, token_cluster="c-there"), False, False),
-        (Who(admin=True, token_cluster="c-there"), True, False),
-        (Who(admin=True, token_cluster="c-here"), False, True),
+        (Who(token_cluster="c-there"), False, False),
         (Who(token_cluster=""), True, False),
     ],
 )

@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 from mooring.store.records import Delta, Members
-from support.proxyfakes import ALPHA, GAMMA, FakeClient, FakeSession, World, request
+from support.proxyfakes import ADMINS, ALPHA, GAMMA, FakeClient, FakeSession, World, request
 
 
 def watch(world: World, who: str = "bob", cluster: str = "alpha", upgrade: str = "") -> FakeClient:
@@ -80,8 +80,42 @@ def test_administrator_who_is_none_any_more_loses_clusters_without_membership(wo
 def test_lost_membership_ends_exchanges_with_that_cluster_only(world: World) -> None:
     world.hub.sessions[GAMMA] = FakeSession()
     alphas, gammas, roots = watch(world), watch(world, cluster="gamma"), watch(world, "root")
-    world.index.apply(Delta(members={ALPHA: Members()}))
+    world.index.apply(Delta(members={ALPHA: Members(groups=ADMINS)}))
     assert (cut(alphas), cut(gammas), cut(roots)) == (True, False, False)
+
+
+@pytest.mark.parametrize("upgrade", ["", "websocket"])
+def test_a_binding_that_ends_ends_what_was_open_by_it_at_that_second(world: World, upgrade: str) -> None:
+    now = world.clock.now()
+    until = {"b-brief": now + 60, "b-later": now + 90}
+    members = Members({"u-bob": "b-brief"}, {"g-devsdevsdevs": "b-later"} | ADMINS, until)
+    world.index.apply(Delta(members={ALPHA: members}))
+    change_user(world, "bob", groups=())
+    bobs, roots = watch(world, upgrade=upgrade), watch(world, "root", upgrade=upgrade)
+    world.clock.advance(59.9)
+    world.registry.sweep()
+    assert not cut(bobs)
+    world.clock.advance(0.1)
+    world.registry.sweep()
+    assert (cut(bobs), cut(roots)) == (True, False)
+    client = FakeClient()
+    assert world.chain.handle(client, request("/k8s/clusters/alpha/api", world.bearer("bob"))) is None  # 403
+    world.clock.advance(60)
+    world.registry.sweep()
+    assert not cut(roots)
+
+
+def test_a_right_that_is_prolonged_keeps_the_exchange(world: World) -> None:
+    now = world.clock.now()
+    world.index.apply(Delta(members={ALPHA: Members({"u-bob": "b-1"}, until={"b-1": now + 60})}))
+    bobs = watch(world)
+    world.index.apply(Delta(members={ALPHA: Members({"u-bob": "b-1"}, until={"b-1": now + 120})}))
+    world.clock.advance(61)
+    world.registry.sweep()
+    assert not cut(bobs)
+    world.clock.advance(60)
+    world.registry.sweep()
+    assert cut(bobs)
 
 
 def test_membership_that_remains_by_another_way_keeps_the_exchange(world: World) -> None:

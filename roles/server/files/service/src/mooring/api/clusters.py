@@ -165,7 +165,7 @@ async def create_cluster(data: JSONBody[ClusterNew], services: Deps) -> Response
 async def get_cluster(ref: PathRef, services: Deps, caller: Caller) -> Response[ClusterOut]:
     async with services.store.read() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
-    if not caller.admin and not services.index.may_enter_facts(caller, cluster.id):
+    if not caller.admin and not services.index.may_enter_facts(caller, cluster.id, services.clock.now()):
         raise not_found("cluster", ref)
     return _with_etag(services, cluster)
 

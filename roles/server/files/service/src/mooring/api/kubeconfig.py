@@ -72,7 +72,7 @@ async def create_kubeconfig(data: JSONBody[KubeconfigNew], services: Deps, calle
 
 def _chosen(data: KubeconfigNew, services: Services, caller: Identity) -> list[ClusterView]:
     def may_enter(cluster: ClusterView) -> bool:
-        return caller.admin or bool(services.index.may_enter_facts(caller, cluster.id))
+        return caller.admin or bool(services.index.may_enter_facts(caller, cluster.id, services.clock.now()))
 
     if data.clusters is None:
         clusters = [cluster for cluster in services.index.clusters() if may_enter(cluster)]

@@ -91,7 +91,7 @@ async def login(data: JSONBody[Login], services: Deps, request: Request[Any, Any
         if data.cluster is not None:
             cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
             admin = ADMIN_GROUP_ID in dict(user.groups)
-            if not admin and not services.index.memberships_of(user.id, cluster.id):
+            if not admin and not services.index.memberships_of(user.id, cluster.id, services.clock.now()):
                 raise invalid("cluster", f"there is no cluster {quoted(data.cluster)}")
         ttl = data.ttl_seconds or min(services.settings.login_ttl, services.settings.max_ttl)
         if ttl > services.settings.max_ttl:

@@ -110,7 +110,7 @@ async def create_token(data: JSONBody[TokenNew], services: Deps, caller: Caller)
         cluster = None
         if data.cluster is not None:
             cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
-            if not caller.admin and not services.index.may_enter_facts(caller, cluster.id):
+            if not caller.admin and not services.index.may_enter_facts(caller, cluster.id, services.clock.now()):
                 raise invalid("cluster", f"there is no cluster {quoted(data.cluster)}")
         token, text = await issue(tx, services, user, data.description, expires_at, cluster)
     return TokenMade(token=text.reveal(), **_fields(token))

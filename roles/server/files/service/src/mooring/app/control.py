@@ -25,6 +25,7 @@ from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
 from mooring.authn.throttle import Throttle
 from mooring.bus.roster import Roster
+from mooring.control.builtins import bring_in_line
 from mooring.control.clusters import ClusterController
 from mooring.control.upkeep import Upkeep
 from mooring.lib import certificates, logging
@@ -89,6 +90,7 @@ class Control:
         self._ending.push_async_callback(store.aclose)
         await store.migrate()
         await check_prefix(store, self.config.identity.prefix)
+        await bring_in_line(store, self.clock.now())
         self.index.load(await store.snapshot(self.clock.now()))
         store.on_commit(self.index.apply)
         self._tasks.spawn(self._watch_store(store), "store")

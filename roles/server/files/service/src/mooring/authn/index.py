@@ -8,8 +8,9 @@ what they hold open. The index must never grant what the store did not say, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from mooring.authn import tokens
 from mooring.authn.identity import ADMIN_GROUP, Identity
@@ -99,6 +100,7 @@ class Index:
         self._clusters: dict[str, Cluster] = {}
         self._ids: dict[str, str] = {}  # cluster name -> id
         self._members: dict[str, Members] = {}
+        self._ends: dict[str, float] = {}  # cluster id -> when the next of the facts in its members ends
         self._identities: dict[str, Identity] = {}  # token id -> what it proves; emptied when a fact behind it changes
         self._views: dict[str, tuple[Cluster, ClusterView]] = {}  # cluster id -> view, and what it is a view of
         self._used: dict[str, float] = {}
@@ -126,12 +128,15 @@ class Index:
         self._check(token, now)
         return self._identity(token)
 
-    def may_enter_facts(self, identity: Identity, cluster_id: str) -> set[str]:
-        """The ids of the memberships that let the identity into the cluster. (Admins need none.)"""
-        return self.memberships_of(identity.user_id, cluster_id)
+    def may_enter_facts(self, identity: Identity, cluster_id: str, now: float) -> set[str]:
+        """The ids of the memberships and bindings that let the identity into the cluster at the time `now`."""
+        return self.memberships_of(identity.user_id, cluster_id, now)
 
-    def memberships_of(self, user_id: str, cluster_id: str) -> set[str]:
-        """The ids of the memberships that let the user into the cluster, by themselves or by a group."""
+    def memberships_of(self, user_id: str, cluster_id: str, now: float) -> set[str]:
+        """The ids of the memberships and bindings that let the user into the cluster, by themselves or by a group.
+
+        Of several bindings that have the same subject, the one that lasts longest; `now` in Unix seconds.
+        """
         members = self._members.get(cluster_id)
         user = self._users.get(user_id)
         if members is None or user is None:
@@ -139,6 +144,8 @@ class Index:
         facts = {members.groups[group_id] for group_id, _unused in user.groups if group_id in members.groups}
         if user.id in members.users:
             facts.add(members.users[user.id])
+        if members.until:
+            return {fact for fact in facts if members.until.get(fact, inf) > now}
         return facts
 
     def cluster(self, ref: str) -> ClusterView | None:
@@ -183,6 +190,9 @@ class Index:
         self._ids = {cluster.name: cluster.id for cluster in snapshot.clusters}
         self._users = {user.id: user for user in snapshot.users}
         self._members = dict(snapshot.members)
+        self._ends.clear()
+        for cluster_id in self._members:
+            self._note_end(cluster_id)
         self._tokens.clear()
         self._tokens_of.clear()
         self._identities.clear()
@@ -218,13 +228,19 @@ class Index:
         for cluster_id, members in delta.members.items():
             if cluster_id in self._clusters and members != self._members.get(cluster_id):
                 self._members[cluster_id] = members
+                self._note_end(cluster_id)
                 changes.append(MembershipChanged(cluster_id))
-        for change in changes:
-            for subscriber in tuple(self._subscribers):
-                try:
-                    subscriber(change)
-                except Exception:  # one subscriber's fault must not keep a revocation from the others
-                    self._log.exception("a subscriber failed", change=repr(change))
+        self._tell(changes)
+
+    def lapse(self, now: float) -> None:
+        """Tell the subscribers of clusters that some may not enter any more, since a binding has ended.
+
+        To be called every second or so. Nothing is decided here: who asks is refused from the second of the end on.
+        """
+        ended = [cluster_id for cluster_id, end in self._ends.items() if end <= now]
+        for cluster_id in ended:
+            self._note_end(cluster_id, now)
+        self._tell([MembershipChanged(cluster_id) for cluster_id in ended])
 
     def drop_expired(self, now: float) -> None:
         """Forget tokens whose time is over, so that the index does not grow with them."""
@@ -232,6 +248,22 @@ class Index:
             self._drop_token(token.id)
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            for subscriber in tuple(self._subscribers):
+                try:
+                    subscriber(change)
+                except Exception:  # one subscriber's fault must not keep a revocation from the others
+                    self._log.exception("a subscriber failed", change=repr(change))
+
+    def _note_end(self, cluster_id: str, now: float = -inf) -> None:
+        """Keep when the next fact ends after the time `now`."""
+        end = min((end for end in self._members[cluster_id].until.values() if end > now), default=None)
+        if end is None:
+            self._ends.pop(cluster_id, None)
+        else:
+            self._ends[cluster_id] = end
 
     def _check(self, token: Token, now: float) -> None:
         user = self._users.get(token.user_id)
@@ -316,6 +348,7 @@ class Index:
                 del self._clusters[cluster_id]
                 self._views.pop(cluster_id, None)
                 self._members.pop(cluster_id, None)
+                self._ends.pop(cluster_id, None)
                 for token in [t for t in self._tokens.values() if t.cluster_id == cluster_id]:
                     self._drop_token(token.id)
                     changes.append(TokenRevoked(token.id))

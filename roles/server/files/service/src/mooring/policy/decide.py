@@ -17,10 +17,6 @@ class Subject(Protocol):
     """What is asked of an identity; `authn.identity.Identity` has it."""
 
     @property
-    def admin(self) -> bool:
-        """Whether the user is in the built-in group `admins`."""
-
-    @property
     def token_cluster(self) -> str | None:
         """The id of the only cluster that the token is good for, or None."""
 
@@ -34,23 +30,20 @@ class Decision:
 
 
 _SCOPED = Decision(False, "this token is good for another cluster only; use one that is not bound to a cluster")
-_ADMIN = Decision(True, "the user is an administrator")
-_MEMBER = Decision(True, "the user has a membership in this cluster")
+_MEMBER = Decision(True, "the user has a membership or a role in this cluster")
 _STRANGER = Decision(
-    False, "you have no membership in this cluster; ask an administrator for one (mooring membership create)"
+    False, "you have no membership and no role in this cluster; ask an administrator (mooring membership create)"
 )
 
 
 def decide(identity: Subject, cluster_id: str, member: bool) -> Decision:
     """Whether `identity` may enter the cluster.
 
-    `member` says whether the user, or a group of the user, has a membership there. The scope of a token is asked first,
-    since it binds administrators too.
+    `member` says whether the user, or a group of the user, has a membership there or a binding that reaches it. That
+    is so for administrators too: their group is bound everywhere. The scope of a token is asked first.
     """
     if identity.token_cluster is not None and identity.token_cluster != cluster_id:
         return _SCOPED
-    if identity.admin:
-        return _ADMIN
     if member:
         return _MEMBER
     return _STRANGER

@@ -164,7 +164,7 @@ class Chain:
     def authorise(self, ask: Ask, headers: Headers) -> None:
         """May they, and is there room. Raises Refused."""
         identity, cluster = ask.identity, ask.cluster
-        member = bool(self.index.may_enter_facts(identity, cluster.id))
+        member = bool(self.index.may_enter_facts(identity, cluster.id, self.clock.now()))
         decision = decide(identity, cluster.id, member)
         if not decision.allowed:
             raise Refused(403, f'cluster "{cluster.name}" is forbidden to user "{identity.user}": {decision.reason}')

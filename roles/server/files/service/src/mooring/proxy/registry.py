@@ -2,8 +2,8 @@
 """The exchanges that are open now, by token, user and cluster.
 
 Why: a watch or an exec that began with a right must end when the right does. The registry hears of every change from
-the index and looks again at the exchanges that it touches; time (expiry of tokens, late answers) it checks in a sweep
-that the edge calls at least once a second.
+the index and looks again at the exchanges that it touches; time (expiry of tokens and bindings, late answers) it checks
+in a sweep that the edge calls at least once a second.
 
 It must not: decide by itself who may (the index and `policy.decide` do), or keep an exchange that has ended.
 """
@@ -129,6 +129,7 @@ class Registry:
     def sweep(self) -> None:
         """Cut what has run out of time."""
         now = self._clock.now()
+        self._index.lapse(now)  # which calls `on_change`
         expired: set[Open] = set()
         for exchanges in self._by_token.values():
             expires_at = next(iter(exchanges)).identity.expires_at
@@ -172,8 +173,9 @@ class Registry:
     def _taken_away(self, exchange: Open) -> tuple[str, str] | None:
         """The right that is gone, as cause and message; None if all are still there."""
         before = exchange.identity
+        now = self._clock.now()
         try:
-            identity = self._index.still_valid(before.token_id, self._clock.now())
+            identity = self._index.still_valid(before.token_id, now)
         except Unauthenticated as error:
             return "token", error.reason
         if (identity.user_id, identity.user, identity.uid) != (before.user_id, before.user, before.uid):
@@ -183,7 +185,7 @@ class Registry:
             return "group", "the user is no longer in all groups that this request was made with"
         if self._index.cluster(exchange.cluster_id) is None:
             return "cluster", "the cluster was removed"
-        member = bool(self._index.may_enter_facts(identity, exchange.cluster_id))
+        member = bool(self._index.may_enter_facts(identity, exchange.cluster_id, now))
         decision = decide(identity, exchange.cluster_id, member)
         return None if decision.allowed else ("membership", decision.reason)
 

@@ -222,6 +222,9 @@ class GlobalRoles(Protocol):
         self, paging: Paging, *, name: str | None = None, builtin: bool | None = None
     ) -> Page[GlobalRole]: ...
 
+    async def defaults(self) -> list[GlobalRole]:
+        """Those that each new user is bound to, in the order of their names."""
+
     async def add(self, role: GlobalRole) -> GlobalRole:
         """Raises Taken."""
 

@@ -32,6 +32,10 @@ class SqlGlobalRoles(Repository):
         found = await self.rows(statement, [GlobalRoleRow.name], paging, lambda row: (row.name,))
         return Page(await self.records(found.items), found.next, found.total)
 
+    async def defaults(self) -> list[GlobalRole]:
+        chosen = select(GlobalRoleRow).where(GlobalRoleRow.new_user_default.is_(True))
+        return await self.records(await self.all(chosen.order_by(GlobalRoleRow.name)))
+
     async def add(self, role: GlobalRole) -> GlobalRole:
         if await self.one(select(GlobalRoleRow.id).where(GlobalRoleRow.name == role.name)) is not None:
             raise Taken("name", f"there is a global role {role.name!r} already")
