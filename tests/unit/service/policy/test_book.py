@@ -72,8 +72,8 @@ def test_labels_decide_what_a_selector_takes() -> None:
 def test_a_group_of_many_bindings_and_a_user_of_one_are_both_found() -> None:
     web = project("web", "one", "web")
     inner = template("i", "project", kube("get", "secrets"))
-    things = (web, inner, _ROLE, *(binding(f"n{i}", _ROLE, f"@g{i}", cluster=f"k{i}") for i in range(50)))
-    whole = policy(*things, binding("s", inner, "@g7 bob", project=web))
+    many = [binding(f"n{i}", _ROLE, f"@g{i}", cluster=f"k{i}") for i in range(50)]
+    whole = policy(web, inner, _ROLE, *many, binding("s", inner, "@g7 bob", project=web))
     book = Book()
     book.load(whole, {})
     who = Who("u-zoe", ("g-g7", "g-none"))
