@@ -9,7 +9,7 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants faults faults-table soak molecule bench bench-table compiled fuzz testbed-up testbed-down openapi roles clean
+.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants faults faults-table soak molecule bench bench-table bench-policies compiled fuzz testbed-up testbed-down openapi roles clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ bench: venv ## Beside a Go peer and nginx: make bench QUICK=1 | ONLY=rates,exec 
 
 bench-table: venv ## Write the table in docs/performance.md from the last make bench
 	@$(PY) -m bench.table
+
+bench-policies: venv ## Rendering, change to enforced, 5,000 bindings: make bench-policies ONLY=render,change,apply
+	@$(PY) -m testbed build api
+	@ONLY=$(ONLY) $(PY) -m bench.policies
 
 compiled: venv ## Build the service with mypyc and run the unit tests of what was compiled on it (minutes; needs a C compiler)
 	@$(PY) tests/compiled.py

@@ -10,6 +10,7 @@ object stays in its module.
 
 from __future__ import annotations
 
+import json
 import time
 
 from ansible_collections.mooring.fleet.plugins.module_utils.client import Client, MooringError
@@ -34,11 +35,16 @@ def run(module, work):
     module.exit_json(**result)
 
 
+def ordered(value):
+    """A list in one order, whatever stands in it; other values as they are."""
+    if isinstance(value, list):
+        return sorted(value, key=lambda item: json.dumps(item, sort_keys=True))
+    return value
+
+
 def same(wished, found):
     """Equal, where the order of a list has no meaning."""
-    if isinstance(wished, list) and isinstance(found, list):
-        return sorted(wished) == sorted(found)
-    return wished == found
+    return ordered(wished) == ordered(found)
 
 
 def changes(wished, found):
@@ -64,7 +70,7 @@ class Resource:
         """What a diff shows of an object."""
         if item is None:
             return {}
-        return dict((k, sorted(item[k]) if isinstance(item[k], list) else item[k]) for k in self.shown if k in item)
+        return dict((k, ordered(item[k])) for k in self.shown if k in item)
 
     def report(self, changed, before, after, **more):
         return dict(changed=changed, diff=dict(before=self.view(before), after=self.view(after)), **more)

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+BINDING = {"users": [], "groups": [], "service_accounts": [], "expires_at": None, "reason": "", "builtin": False}
 FIELDS = {
     "clusters": {
         "description": "",
@@ -28,7 +29,22 @@ FIELDS = {
     "users": {"display_name": "", "enabled": True, "groups": []},
     "groups": {"description": "", "members": []},
     "memberships": {"user": None, "group": None},
-}
+    "global-roles": {
+        "display_name": "", "description": "", "rules": [], "cluster_rules": [], "cluster_selector": {},
+        "new_user_default": False, "builtin": False,
+    },
+    "role-templates": {
+        "display_name": "", "description": "", "rules": [], "inherits": [], "external": "", "locked": False,
+        "hidden": False, "creator_default": False, "builtin": False,
+    },
+    "projects": {
+        "description": "", "namespaces": [], "quota": {}, "namespace_quota": {}, "container_limits": {},
+        "container_requests": {}, "pod_security": None, "isolated": False,
+    },
+    "global-bindings": dict(BINDING, cluster=None, project=None),
+    "cluster-bindings": dict(BINDING, project=None),
+    "project-bindings": dict(BINDING),
+}  # fmt: skip
 
 
 def later(seconds):
@@ -58,6 +74,8 @@ class FakeApi:
         self.log = []
         self.exchanges = []  # (method, path, names in the query, body, answer), for the contract
         self.manifests = []
+        self.simulation = []  # what a simulation answers, or the status of its refusal
+        self.simulated = []
         self.page = 2  # items per page, so that every list of more is paged
         self.race = 0  # how many writes find that somebody else was faster
         self.passwords = {"alice": "correct horse battery"}
@@ -128,7 +146,7 @@ class FakeApi:
             status, result, headers = self.route(
                 handler.command,
                 [unquote(p) for p in parts.path.split("/")[3:]],
-                dict(parse_qsl(parts.query)),
+                dict(parse_qsl(parts.query, keep_blank_values=True)),
                 body,
                 handler.headers,
             )
@@ -171,6 +189,13 @@ class FakeApi:
             return 200, {"version": "0.1.0", "url": self.url, "ca_pem": "PEM", "identity_prefix": "mooring:"}, {}
         if path == ["kubeconfig"]:
             return 200, self.kubeconfig(caller, body), {}
+        if path == ["policy", "simulate"]:
+            self.simulated.append(body)
+            if isinstance(self.simulation, int):
+                raise Problem(self.simulation, "changes[0]: there is no such role")
+            return 200, {"clusters": self.simulation}, {}
+        if path[0] == "policy":
+            return 200, {"path": path[1], "query": query}, {}
         if path[0] == "tokens":
             return self.tokens(method, path, query, body, caller)
         if path[2:] == ["manifest"]:
