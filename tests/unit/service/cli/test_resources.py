@@ -17,6 +17,10 @@ USER = {"name": "bob", "groups": ["dev"]}
 GROUP = {"name": "dev", "members": ["bob"]}
 TOKEN = {"id": "t-1", "user": "bob", "token": "mrg_t-1_canary", "expires_at": "2030-01-01T00:00:00.000Z"}
 MEMBER = {"id": "m-1", "cluster": "lab", "user": "bob", "group": None}
+RULES = [{"verbs": ["get"], "api_groups": [""], "resources": ["pods"]}]
+ROLE = {"name": "g", "id": "gr-1", "rules": RULES, "builtin": False, "created_at": "x", "version": 1}
+PROJECT = {"name": "web", "id": "p-1", "cluster": "lab", "namespaces": [{"name": "web", "create": True, "quota": {}}]}
+BINDING = {"name": "x", "id": "b-1", "role": "r", "users": ["bob"], "groups": [], "expires_at": None}
 EMPTY = {"items": [], "next": None, "total": 0}
 
 
@@ -24,6 +28,8 @@ EMPTY = {"items": [], "next": None, "total": 0}
 def logged_in(api: FakeApi, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api.log_in(monkeypatch, home)
     (home / "pw").write_text("correct horse\n")
+    (home / "role").write_text(json.dumps({"id": "gr-1", "version": 3, "builtin": False, "rules": RULES}))
+    (home / "changes").write_text("changes:\n  - {kind: cluster_binding, op: delete, name: x}\n")
 
 
 CALLS: list[tuple[str, str, str, Any, Any]] = [
@@ -71,6 +77,62 @@ CALLS: list[tuple[str, str, str, Any, Any]] = [
     ("membership create lab --group dev", "POST", "/memberships", MEMBER, {"cluster": "lab", "group": "dev"}),
     ("membership create lab --user bob", "POST", "/memberships", MEMBER, {"cluster": "lab", "user": "bob"}),
     ("membership delete m-1 --yes", "DELETE", "/memberships/m-1", "", None),
+    ("global-role list", "GET", "/global-roles?limit=200", EMPTY, None),
+    ("global-role get g", "GET", "/global-roles/g", ROLE, None),
+    ("global-role create g -f ROLE --title T --selector a=b --new-user-default", "POST", "/global-roles", ROLE,
+     {"name": "g", "display_name": "T", "rules": RULES, "cluster_selector": {"a": "b"}, "new_user_default": True}),
+    ("global-role update g -f ROLE", "PATCH", "/global-roles/g", ROLE, {"rules": RULES}),
+    ("global-role delete g --yes", "DELETE", "/global-roles/g", "", None),
+    ("role-template list --context project", "GET", "/role-templates?context=project&limit=200", EMPTY, None),
+    ("role-template get r", "GET", "/role-templates/r", ROLE, None),
+    ("role-template create r -f ROLE --context cluster --inherit a --inherit b --hidden", "POST", "/role-templates",
+     ROLE, {"name": "r", "context": "cluster", "rules": RULES, "inherits": ["a", "b"], "hidden": True}),
+    ("role-template update r --locked --external '' --no-creator-default", "PATCH", "/role-templates/r", ROLE,
+     {"locked": True, "external": "", "creator_default": False}),
+    ("role-template delete r -y", "DELETE", "/role-templates/r", "", None),
+    ("project list --cluster lab", "GET", "/projects?cluster=lab&limit=200", EMPTY, None),
+    ("project get web --cluster lab", "GET", "/projects/web?cluster=lab", PROJECT, None),
+    ("project create web --cluster lab --namespace web --existing old --quota pods=10 --namespace-quota pods=5 "
+     "--container-limit memory=1Gi --container-request cpu=100m --pod-security restricted --isolated",
+     "POST", "/projects", PROJECT,
+     {"name": "web", "cluster": "lab", "quota": {"pods": "10"}, "namespace_quota": {"pods": "5"},
+      "container_limits": {"memory": "1Gi"}, "container_requests": {"cpu": "100m"}, "pod_security": "restricted",
+      "isolated": True, "namespaces": [{"name": "web", "create": True}, {"name": "old", "create": False}]}),
+    ("project update web --cluster lab --pod-security none --no-isolated", "PATCH", "/projects/web?cluster=lab",
+     PROJECT, {"pod_security": None, "isolated": False}),
+    ("project delete web --yes", "DELETE", "/projects/web", "", None),
+    ("project add-namespace web api --move --quota pods=5", "POST", "/projects/web/namespaces", PROJECT,
+     {"name": "api", "create": True, "move": True, "quota": {"pods": "5"}}),
+    ("project remove-namespace web api --yes", "DELETE", "/projects/web/namespaces/api", "", None),
+    ("global-binding list --role admin --user bob --no-expired", "GET",
+     "/global-bindings?role=admin&user=bob&expired=false&limit=200", EMPTY, None),
+    ("global-binding create x --role user --group dev --reason r", "POST", "/global-bindings", BINDING,
+     {"name": "x", "role": "user", "groups": ["dev"], "reason": "r"}),
+    ("cluster-binding list --cluster lab", "GET", "/cluster-bindings?cluster=lab&limit=200", EMPTY, None),
+    ("cluster-binding get x", "GET", "/cluster-bindings/x", BINDING, None),
+    ("cluster-binding create x --role r --cluster lab --user bob --service-account ci/robot "
+     "--expires-at 2030-01-01T00:00:00Z", "POST", "/cluster-bindings", BINDING,
+     {"name": "x", "role": "r", "cluster": "lab", "users": ["bob"], "service_accounts": ["ci/robot"], "reason": "",
+      "expires_at": "2030-01-01T00:00:00Z"}),
+    ("cluster-binding update x --add-user al --remove-group dev --no-end --reason r", "PATCH", "/cluster-bindings/x",
+     BINDING, {"add_users": ["al"], "remove_groups": ["dev"], "expires_at": None, "reason": "r"}),
+    ("cluster-binding delete x --yes", "DELETE", "/cluster-bindings/x", "", None),
+    ("project-binding list --project web --expired", "GET",
+     "/project-bindings?project=web&expired=true&limit=200", EMPTY, None),
+    ("project-binding create x --role r --cluster lab --project web --user bob", "POST", "/project-bindings", BINDING,
+     {"name": "x", "role": "r", "cluster": "lab", "project": "web", "users": ["bob"], "reason": ""}),
+    ("project-binding update x --remove-service-account web/robot", "PATCH", "/project-bindings/x", BINDING,
+     {"remove_service_accounts": ["web/robot"]}),
+    ("policy explain create deployments.apps/scale --cluster lab -n web --name n", "GET",
+     "/policy/explain?verb=create&cluster=lab&namespace=web&name=n&resource=deployments&group=apps&subresource=scale",
+     EMPTY, None),
+    ("policy explain get --path /metrics --cluster lab", "GET",
+     "/policy/explain?verb=get&cluster=lab&path=%2Fmetrics", EMPTY, None),
+    ("policy access --user bob --cluster lab", "GET", "/policy/access?user=bob&cluster=lab", EMPTY, None),
+    ("policy simulate -f CHANGES", "POST", "/policy/simulate", {"clusters": []},
+     {"changes": [{"kind": "cluster_binding", "op": "delete", "name": "x"}]}),
+    ("policy status lab", "GET", "/clusters/lab/policy", {"cluster": "lab", "errors": []}, None),
+    ("policy status", "GET", "/policy/status?limit=200", EMPTY, None),
     ("whoami", "GET", "/whoami", {"user": "bob"}, None),
 ]  # fmt: skip
 
@@ -83,7 +145,8 @@ def test_a_command_is_a_call(
     if method == "PATCH":
         api.answer("GET", f"/api/v1{path}", answer, ETag='"3"')
     api.answer(method, f"/api/v1{path}", answer)
-    words = ["" if word == "''" else str(home / "pw") if word == "PW" else word for word in command.split()]
+    files = {"PW": "pw", "ROLE": "role", "CHANGES": "changes"}
+    words = [str(home / files[word]) if word in files else word.replace("''", "") for word in command.split()]
     result = mooring(*words)
     assert result.exit_code == 0, f"{result.output}{result.exception}"
     last = api.asked[-1]
@@ -114,7 +177,18 @@ def test_documents_are_what_the_server_said(api: FakeApi, mooring: Callable[...,
 
 @pytest.mark.parametrize(
     "command",
-    ["cluster delete lab", "user delete bob", "group delete dev", "token revoke t-1", "membership delete m-1"],
+    [
+        "cluster delete lab",
+        "user delete bob",
+        "group delete dev",
+        "token revoke t-1",
+        "membership delete m-1",
+        "global-role delete g",
+        "role-template delete r",
+        "project delete p",
+        "project remove-namespace p n",
+        "cluster-binding delete x",
+    ],
 )
 def test_nothing_is_deleted_unasked_without_a_terminal(
     command: str, api: FakeApi, mooring: Callable[..., Result]
@@ -125,7 +199,10 @@ def test_nothing_is_deleted_unasked_without_a_terminal(
 
 @pytest.mark.parametrize(
     "command", ["cluster update lab", "user update bob", "group update dev", "membership create lab",
-                "membership create lab --user a --group b"]
+                "membership create lab --user a --group b", "global-role update g", "role-template update r",
+                "role-template create r", "project update p", "project create p", "cluster-binding update x",
+                "cluster-binding create x --role r", "project-binding create x --role r --cluster lab",
+                "cluster-binding update x --no-end --expires-in 8h", "policy access", "policy explain get"]
 )  # fmt: skip
 def test_a_command_without_a_point_says_what_it_needs(
     command: str, api: FakeApi, mooring: Callable[..., Result]

@@ -86,7 +86,7 @@ class Client:
             return response
         raise _refused(response)
 
-    def get(self, path: str, **params: str) -> Any:
+    def get(self, path: str, /, **params: str) -> Any:
         return self.call("GET", path, params=params or None).json()
 
     def post(self, path: str, body: Any) -> Any:

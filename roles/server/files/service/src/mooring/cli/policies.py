@@ -75,7 +75,7 @@ def explain(verb: str, resource: str | None, path: str | None, output: str, **pl
     server's own API are of the group mooring.fleet: users.mooring.fleet.
     """
     if (resource is None) == (path is None):
-        raise MooringError("one thing is asked about", "give RESOURCE or --path")
+        raise MooringError("one thing is asked about", "give --path or RESOURCE")
     asked = {"verb": verb, **{key: value for key, value in place.items() if value}}
     if path is not None:
         asked["path"] = path
