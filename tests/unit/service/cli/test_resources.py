@@ -21,7 +21,7 @@ RULES = [{"verbs": ["get"], "api_groups": [""], "resources": ["pods"]}]
 ROLE = {"name": "g", "id": "gr-1", "rules": RULES, "builtin": False, "created_at": "x", "version": 1}
 PROJECT = {"name": "web", "id": "p-1", "cluster": "lab", "namespaces": [{"name": "web", "create": True, "quota": {}}]}
 BINDING = {"name": "x", "id": "b-1", "role": "r", "users": ["bob"], "groups": [], "expires_at": None}
-EMPTY = {"items": [], "next": None, "total": 0}
+EMPTY: dict[str, Any] = {"items": [], "next": None, "total": 0}
 
 
 @pytest.fixture(autouse=True)
