@@ -94,24 +94,34 @@ def test_the_rbac_of_a_cluster_becomes_a_policy_and_what_cannot_is_told() -> Non
         },
         {"name": "edit-in-project", "context": "project", "external": "edit"},
     ]
-    assert found.cluster_bindings == [
+    assert found.tree("lab")["clusters"] == [
         {
-            "name": "readers",
-            "role": "pod-reader",
-            "cluster": "lab",
-            "users": ["bob"],
-            "service_accounts": ["ci/robot"],
-        },
-        {"name": "root", "role": "cluster-admin-in-cluster", "cluster": "lab", "groups": ["ops"]},
-    ]
-    assert [(b["name"], b["project"], b["role"]) for b in found.project_bindings] == [
-        ("blog-a", "blog", "same"),
-        ("shop-a", "shop", "same"),
-        ("shop-b", "shop", "edit-in-project"),
-    ]
-    assert [p["namespaces"] for p in found.projects] == [
-        [{"name": "blog", "create": False}],
-        [{"name": "shop", "create": False}],
+            "name": "lab",
+            "bindings": [
+                {"name": "lab-readers", "role": "pod-reader", "users": ["bob"], "service_accounts": ["ci/robot"]},
+                {"name": "lab-root", "role": "cluster-admin-in-cluster", "groups": ["ops"]},
+            ],
+            "projects": [
+                {
+                    "name": "blog",
+                    "namespaces": [{"name": "blog", "create": False}],
+                    "bindings": [{"name": "lab-blog-a", "role": "same", "users": ["al"]}],
+                },
+                {
+                    "name": "shop",
+                    "namespaces": [{"name": "shop", "create": False}],
+                    "bindings": [
+                        {
+                            "name": "lab-shop-a",
+                            "role": "same",
+                            "users": ["bob"],
+                            "service_accounts": ["shop/robot"],
+                        },
+                        {"name": "lab-shop-b", "role": "edit-in-project", "groups": ["devs"]},
+                    ],
+                },
+            ],
+        }
     ]
     told = "\n".join(found.notes)
     for note in (
@@ -142,14 +152,14 @@ def test_what_is_exported_may_be_written_by_an_administrator() -> None:
 def test_names_are_made_plain_and_stay_apart() -> None:
     export = Export("lab", "mooring:")
     bindings = [_bound(name, "Pod:Reader", "User mooring:bob") for name in ("A_b", "a-b", "a" * 80, "a" * 90, "::")]
-    names = [b["name"] for b in export.policy(_CLUSTER_ROLES, [], bindings, []).cluster_bindings]
-    assert sorted(names) == sorted(["unnamed", "a-b", "a-b-2", "a" * 63, "a" * 61 + "-2"])
+    names = [b["name"] for b in export.policy(_CLUSTER_ROLES, [], bindings, []).bindings]
+    assert sorted(names) == sorted(["lab", "lab-a-b", "lab-a-b-2", "lab-" + "a" * 59, "lab-" + "a" * 57 + "-2"])
 
 
 def test_a_name_from_the_cluster_cannot_get_out_of_a_comment() -> None:
-    evil = _bound("x", "gone\npolicies_cluster_bindings: []", "User mooring:bob")
+    evil = _bound("x", "gone\nmooring_policy: evil", "User mooring:bob")
     text = export_text("lab", Export("lab", "mooring:").policy([], [], [evil], []))
-    assert yaml.safe_load(text) is None
+    assert yaml.safe_load(text) == {"mooring_policy": {}}
     assert "which is not there" in text
 
 
@@ -162,8 +172,8 @@ def test_export_reads_all_pages_through_the_proxy(api: FakeApi, mooring: Callabl
     api.answer("GET", f"{_RBAC}/rolebindings?limit=500", empty)
     result = mooring("policy", "export", "--cluster", "lab")
     assert result.exit_code == 0, result.exception
-    found = yaml.safe_load(result.output)
-    assert sorted(found) == ["policies_cluster_bindings", "policies_role_templates"]
+    found = yaml.safe_load(result.output)["mooring_policy"]
+    assert [b["name"] for b in found["clusters"][0]["bindings"]] == ["lab-readers", "lab-root"]
     assert "# - ClusterRoleBinding root: group system:masters" in result.output
 
 

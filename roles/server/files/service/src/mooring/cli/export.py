@@ -37,13 +37,23 @@ _RULE_LISTS: Final = (
 
 @dataclass
 class Exported:
-    """The policy as data, and what of the cluster's RBAC is not in it, one sentence each."""
+    """The policy in the form that the role `mooring.fleet.policies` takes, and what of the cluster's RBAC is not in it,
+    one sentence each."""
 
     role_templates: list[dict[str, Any]] = field(default_factory=list)
+    bindings: list[dict[str, Any]] = field(default_factory=list)
     projects: list[dict[str, Any]] = field(default_factory=list)
-    cluster_bindings: list[dict[str, Any]] = field(default_factory=list)
-    project_bindings: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def tree(self, cluster: str) -> dict[str, Any]:
+        """The variable `mooring_policy`."""
+        place: dict[str, Any] = {"name": cluster}
+        if self.bindings:
+            place["bindings"] = self.bindings
+        if self.projects:
+            place["projects"] = self.projects
+        tree: dict[str, Any] = {"role_templates": self.role_templates} if self.role_templates else {}
+        return tree | ({"clusters": [place]} if len(place) > 1 else {})
 
 
 class Export:
@@ -85,14 +95,9 @@ class Export:
         subjects = self._subjects(place, binding, None)
         role = self._template("cluster", place, binding) if subjects else None
         if role is not None:
-            self._out.cluster_bindings.append(
-                {
-                    "name": self._unique("cluster_bindings", _name(binding)),
-                    "role": role,
-                    "cluster": self.cluster,
-                    **subjects,
-                }
-            )
+            # Names of bindings are unique on the server, and other clusters have some of the same name.
+            name = self._unique("cluster_bindings", f"{self.cluster}-{_name(binding)}")
+            self._out.bindings.append({"name": name, "role": role, **subjects})
 
     def _namespace_bindings(self, namespace: str, bindings: list[Mapping[str, Any]]) -> None:
         if is_system(namespace):
@@ -107,13 +112,11 @@ class Export:
             subjects = self._subjects(place, binding, namespace)
             role = self._template("project", place, binding) if subjects else None
             if role is not None:
-                name = self._unique("project_bindings", f"{namespace}-{_name(binding)}")
-                found.append({"name": name, "role": role, "cluster": self.cluster, "project": namespace, **subjects})
+                name = self._unique("project_bindings", f"{self.cluster}-{namespace}-{_name(binding)}")
+                found.append({"name": name, "role": role, **subjects})
         if found:
-            self._out.projects.append(
-                {"name": namespace, "cluster": self.cluster, "namespaces": [{"name": namespace, "create": False}]}
-            )
-            self._out.project_bindings.extend(found)
+            spaces = [{"name": namespace, "create": False}]
+            self._out.projects.append({"name": namespace, "namespaces": spaces, "bindings": found})
 
     # --- subjects ---------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,6 +17,9 @@ from mooring.cli.output import output_option, show, show_list
 from mooring.cli.parameters import NameOf
 from mooring.cli.roles import rule_text
 from mooring.lib.errors import MooringError
+
+if TYPE_CHECKING:
+    from mooring.cli.export import Exported
 
 CLUSTER: Final = NameOf("clusters")
 _RBAC: Final = "apis/rbac.authorization.k8s.io/v1"
@@ -186,20 +189,18 @@ def export(cluster: str, prefix: str, path: Path | None) -> None:
     write_output(path, export_text(cluster, Export(cluster, prefix).policy(*lists)))
 
 
-def export_text(cluster: str, found: Any) -> str:
+def export_text(cluster: str, found: Exported) -> str:
     """The policy as YAML, with what is not in it as comments."""
     import yaml
 
-    variables = {
-        f"policies_{name}": getattr(found, name)
-        for name in ("role_templates", "projects", "cluster_bindings", "project_bindings")
-        if getattr(found, name)
-    }
-    head = [f"A starting policy, from the RBAC of the cluster {cluster}. Variables of the role mooring.fleet.policies."]
+    head = [
+        f"A starting policy, from the RBAC of the cluster {cluster}: the variable of the role mooring.fleet.policies."
+    ]
     if found.notes:
         head += ["", "Not in it:", *(f"- {note}" for note in found.notes)]
     comments = "".join(f"# {_comment(line)}".rstrip() + "\n" for line in head)
-    return f"---\n{comments}{yaml.safe_dump(variables, sort_keys=False, allow_unicode=True) if variables else ''}"
+    tree = yaml.safe_dump({"mooring_policy": found.tree(cluster)}, sort_keys=False, allow_unicode=True)
+    return f"---\n{comments}{tree}"
 
 
 def _comment(line: str) -> str:
