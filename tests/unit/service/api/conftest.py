@@ -16,13 +16,18 @@ from litestar import Litestar
 from mooring.api.app import create
 from mooring.api.openapi import nothing
 from mooring.api.services import ApiSettings, Services
+from mooring.authn.agents import AgentDoor, AgentVerifier
 from mooring.authn.bootstrap import create_admin
 from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
+from mooring.authn.replays import Replays
 from mooring.authn.throttle import Throttle
 from mooring.lib.clock import ManualClock
 from mooring.lib.config import AttemptsSection
 from mooring.lib.secrets import Secret
+from mooring.policy.book import Book
+from mooring.policy.standing import Standing
+from mooring.store.records import Delta
 from mooring.store.sql import open_store
 
 ADMIN_PASSWORD = "correct horse battery"
@@ -42,6 +47,31 @@ class NotedControl:
 
     def note_registered(self, cluster_id: str) -> None:
         self.registered.append(cluster_id)
+
+
+@dataclass
+class Sealed:
+    digest: str
+    data: bytes
+
+
+@dataclass
+class NotedPolicies:
+    """Stands in for the policy controller: the bundles and standings that tests put there."""
+
+    public_key: str = "cG9saWN5IGtleQ"
+    bundles: dict[str, Sealed] = field(default_factory=dict)
+    standings: dict[str, Standing] = field(default_factory=dict)
+    stuck: bool = False
+
+    def digest(self, cluster_id: str) -> str:
+        return self.bundles[cluster_id].digest if cluster_id in self.bundles else ""
+
+    async def bundle(self, cluster_id: str) -> Sealed | None:
+        return None if self.stuck else self.bundles.get(cluster_id)
+
+    def standing(self, cluster_id: str) -> Standing | None:
+        return self.standings.get(cluster_id)
 
 
 class Client:
@@ -73,6 +103,7 @@ class World:
     services: Services
     clock: ManualClock
     control: NotedControl
+    policies: NotedPolicies
     http: httpx.AsyncClient
     admin: Client
     anonymous: Client
@@ -89,6 +120,14 @@ class World:
     async def cluster(self, name: str, **more: Any) -> dict[str, Any]:
         made: dict[str, Any] = await self.admin.ok("POST", "/clusters", {"name": name, **more})
         return made
+
+
+def _read(book: Book, delta: Delta) -> None:
+    """Keep the book true, as the policy controller does."""
+    if delta.policy_revision is not None:
+        book.apply(delta.policy, delta.policy_revision)
+    for cluster_id, cluster in delta.clusters.items():
+        book.set_labels(cluster_id, None if cluster is None else cluster.labels)
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +179,11 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
     await create_admin(store, passwords, clock, "admin", Secret(ADMIN_PASSWORD))
     index.load(await store.snapshot(clock.now()))
     store.on_commit(index.apply)
-    control = NotedControl()
+    control, policies, book = NotedControl(), NotedPolicies(), Book()
+    revision, policy = await store.policy()
+    book.load(policy, {}, revision)
+    store.on_commit(lambda delta: _read(book, delta))
+    verifier, used = AgentVerifier(index.agent_key, "mooring.example"), Replays()
     services = Services(
         store=store,
         index=index,
@@ -149,6 +192,11 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
         logins=Throttle.of_logins(AttemptsSection()),
         joins=Throttle.of_joins(AttemptsSection()),
         control=control,
+        book=book,
+        policies=policies,
+        agents=AgentDoor(
+            verifier, clock.now, lambda agent: used.first_time(agent.cluster_id, agent.jti, agent.until, clock.now())
+        ),
         settings=ApiSettings(
             url="https://mooring.example:8443",
             ca_pem=CA,
@@ -162,6 +210,6 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         anonymous = Client(http)
         answer = await anonymous.ok("POST", "/login", {"username": "admin", "password": ADMIN_PASSWORD})
-        yield World(services, clock, control, http, Client(http, answer["token"]), anonymous)
+        yield World(services, clock, control, policies, http, Client(http, answer["token"]), anonymous)
     passwords.close()
     await store.aclose()

@@ -52,6 +52,7 @@ async def test_a_join_token_is_exchanged_for_a_pinned_key(world: Any, agent: Age
         "audience": "mooring.example",
         "tunnel_urls": ["wss://mooring.example:8443/tunnel/connect"],
         "ca_pem": world.services.settings.ca_pem,
+        "policy_key": world.policies.public_key,
     }
     assert cluster["cluster_uid"] == "uid-1"
     assert cluster["registered_at"] == "2023-11-14T22:13:20.000Z"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from mooring.lib import metrics
 from mooring.lib.bounds import BOUNDS, Bounds
 from mooring.lib.config import Config, ServerSection, TlsSection
 from mooring.proxy.answers import REASONS
@@ -43,3 +44,13 @@ def test_audit_fields_are_complete() -> None:
 def test_statuses_are_complete() -> None:
     documented = {int(code) for code in re.findall(r"^\| (\d{3}) \|", PAGE, re.MULTILINE)}
     assert documented == set(REASONS)
+
+
+def test_metrics_of_policies_are_complete() -> None:
+    documented = set(re.findall(r"^\| `(mooring_policy_\w+)", PAGE, re.MULTILINE))
+    names = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in metrics.REGISTRY.collect()
+        if family.name.startswith("mooring_policy_")
+    }
+    assert documented == names

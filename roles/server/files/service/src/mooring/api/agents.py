@@ -41,11 +41,14 @@ class Registration(Input):
 
 
 class Registered(Output):
+    """`policy_key`: the raw Ed25519 public key (base64url) that the bundles of `GET /agents/policy` are signed with."""
+
     cluster_id: str
     cluster_name: str
     audience: str
     tunnel_urls: list[str]
     ca_pem: str
+    policy_key: str
 
 
 @post("/agents/register", opt=PUBLIC, status_code=201, tags=["agents"], summary="Register an agent by a join token")
@@ -84,6 +87,7 @@ async def register(data: JSONBody[Registration], services: Deps, request: Reques
         audience=services.settings.audience,
         tunnel_urls=[services.settings.tunnel_url],
         ca_pem=services.settings.ca_pem,
+        policy_key=services.policies.public_key,
     )
 
 

@@ -14,7 +14,19 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import Message, Scope
 
-from mooring.api import agents, clusters, groups, kubeconfig, memberships, server, session, tokens, users
+from mooring.api import (
+    agentpolicy,
+    agents,
+    clusters,
+    groups,
+    kubeconfig,
+    memberships,
+    policystatus,
+    server,
+    session,
+    tokens,
+    users,
+)
 from mooring.api.access import PUBLIC, Guard, caller
 from mooring.api.openapi import DocumentPlugin
 from mooring.api.problems import REQUEST_ID, answer
@@ -31,6 +43,9 @@ HANDLERS = [
     session.whoami,
     server.get_server,
     agents.register,
+    agentpolicy.fetch_policy,
+    policystatus.list_policy_status,
+    policystatus.get_policy_status,
     clusters.list_clusters,
     clusters.create_cluster,
     clusters.get_cluster,

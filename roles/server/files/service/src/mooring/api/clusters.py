@@ -38,6 +38,8 @@ from mooring.kube import manifest as kube_manifest
 from mooring.lib.ids import new_id
 from mooring.lib.names import check_cluster_name
 from mooring.lib.secrets import Secret
+from mooring.policy.standing import State, stand
+from mooring.store.policies import PolicyStatus
 from mooring.store.ports import Transaction, VisibleTo
 from mooring.store.records import Cluster, ClusterState, JoinToken
 
@@ -52,6 +54,18 @@ class ConditionOut(Output):
     reason: str
     message: str
     last_transition_at: str
+
+
+class ClusterPolicyOut(Output):
+    """How the policy stands in the cluster, in short; `GET /clusters/{ref}/policy` says more."""
+
+    state: State
+    desired_revision: int
+    applied_revision: int
+    lag_seconds: float | None
+    profile: str
+    errors: int
+    healed: int
 
 
 class ClusterOut(Output):
@@ -75,6 +89,7 @@ class ClusterOut(Output):
     api_server_healthy: bool | None
     agent_version: str
     cluster_uid: str | None
+    policy: ClusterPolicyOut
     proxy_url: str
     version: int
 
@@ -269,6 +284,21 @@ def _with_etag(services: Services, cluster: Cluster, status: int = 200) -> Respo
     return Response(_out(services, cluster), status_code=status, headers={"ETag": etag(cluster.version)})
 
 
+def _policy(services: Services, cluster: Cluster) -> ClusterPolicyOut:
+    known = services.policies.standing(cluster.id)
+    standing = known or stand(PolicyStatus(cluster_id=cluster.id, cluster_name=cluster.name), 0.0, 0.0)
+    status = standing.status
+    return ClusterPolicyOut(
+        state=standing.state,
+        desired_revision=status.desired_revision,
+        applied_revision=status.applied_revision,
+        lag_seconds=None if standing.lag is None else round(standing.lag, 3),
+        profile=status.profile,
+        errors=len(status.errors),
+        healed=status.healed,
+    )
+
+
 def _out(services: Services, cluster: Cluster) -> ClusterOut:
     return ClusterOut(
         id=cluster.id,
@@ -298,6 +328,7 @@ def _out(services: Services, cluster: Cluster) -> ClusterOut:
         api_server_healthy=cluster.api_server_healthy,
         agent_version=cluster.agent_version,
         cluster_uid=cluster.cluster_uid,
+        policy=_policy(services, cluster),
         proxy_url=f"{services.settings.url}/k8s/clusters/{cluster.name}",
         version=cluster.version,
     )

@@ -16,12 +16,15 @@ from litestar import Litestar, Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from mooring.api.problems import MEDIA_TYPE, ProblemDocument
-from mooring.api.services import ApiSettings, Services
+from mooring.api.services import ApiSettings, Services, SignedBundle
+from mooring.authn.agents import AgentIdentity
 from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
 from mooring.authn.throttle import Throttle
 from mooring.lib.clock import SystemClock
 from mooring.lib.config import AttemptsSection
+from mooring.policy.book import Book
+from mooring.policy.standing import Standing
 from mooring.store.sql import open_store
 
 _RETURNED = {"200": "Done.", "201": "Made.", "204": "Done; there is nothing to say."}
@@ -92,6 +95,9 @@ def nothing() -> Services:
         logins=Throttle.of_logins(AttemptsSection()),
         joins=Throttle.of_joins(AttemptsSection()),
         control=_NoControl(),
+        book=Book(),
+        policies=_NoPolicies(),
+        agents=_NoAgents(),
         settings=ApiSettings(url="https://localhost", ca_pem="", instance="", audience=""),
     )
 
@@ -102,6 +108,24 @@ class _NoControl:
 
     def note_registered(self, cluster_id: str) -> None:
         raise AssertionError(cluster_id)
+
+
+class _NoPolicies:
+    public_key = ""
+
+    def digest(self, cluster_id: str) -> str:
+        raise AssertionError(cluster_id)
+
+    async def bundle(self, cluster_id: str) -> SignedBundle | None:
+        raise AssertionError(cluster_id)
+
+    def standing(self, cluster_id: str) -> Standing | None:
+        raise AssertionError(cluster_id)
+
+
+class _NoAgents:
+    def admit(self, jwt: str) -> AgentIdentity:
+        raise AssertionError
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from mooring.authn.agents import AgentIdentity
 from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
 from mooring.authn.throttle import Throttle
 from mooring.lib.clock import Clock
+from mooring.policy.book import Book
+from mooring.policy.standing import Standing
 from mooring.store.ports import Store
 
 
@@ -48,6 +51,42 @@ class ClusterControl(Protocol):
         """The cluster's agent has registered."""
 
 
+class SignedBundle(Protocol):
+    """The policy of one cluster as its agent gets it."""
+
+    @property
+    def digest(self) -> str:
+        """Of its content, hex."""
+
+    @property
+    def data(self) -> bytes:
+        """All of it."""
+
+
+class PolicyControl(Protocol):
+    """What the API asks of the policy controller."""
+
+    @property
+    def public_key(self) -> str:
+        """The key that bundles are signed with, base64url."""
+
+    def digest(self, cluster_id: str) -> str:
+        """Of the bundle that the cluster is to have; empty: none is rendered yet."""
+
+    async def bundle(self, cluster_id: str) -> SignedBundle | None:
+        """The cluster's bundle; None: not now."""
+
+    def standing(self, cluster_id: str) -> Standing | None:
+        """How the cluster stands; None: there is no such cluster."""
+
+
+class AgentDoor(Protocol):
+    """Who lets agents in."""
+
+    def admit(self, jwt: str) -> AgentIdentity:
+        """The agent that this JWT proves, shown for the first time. Raises AgentRefused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """Everything that a request handler may use."""
@@ -59,4 +98,7 @@ class Services:
     logins: Throttle
     joins: Throttle
     control: ClusterControl
+    book: Book
+    policies: PolicyControl
+    agents: AgentDoor
     settings: ApiSettings

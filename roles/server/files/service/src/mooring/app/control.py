@@ -20,13 +20,18 @@ import uvicorn
 from mooring.api import app as api_app
 from mooring.api.services import ApiSettings, Services
 from mooring.app.orders import BeginControl, Drain
+from mooring.authn.agents import AgentDoor, AgentVerifier
 from mooring.authn.bootstrap import check_prefix
-from mooring.authn.index import Index
+from mooring.authn.index import Change, ClusterRemoved, Index
 from mooring.authn.passwords import Passwords
 from mooring.authn.throttle import Throttle
 from mooring.bus.roster import Roster
 from mooring.control.builtins import bring_in_line
+from mooring.control.bundles import Bundles
 from mooring.control.clusters import ClusterController
+from mooring.control.drift import DriftLog
+from mooring.control.policies import PolicyController
+from mooring.control.signing import signing_key
 from mooring.control.upkeep import Upkeep
 from mooring.lib import certificates, logging
 from mooring.lib.bounds import Bounds
@@ -34,6 +39,8 @@ from mooring.lib.clock import SystemClock
 from mooring.lib.errors import MooringError
 from mooring.lib.ids import new_id
 from mooring.lib.tasks import Supervisor
+from mooring.policy.book import Book
+from mooring.proxy.audit import Audit
 from mooring.store.ports import Store
 from mooring.store.sql import SqlStore, open_store
 
@@ -80,9 +87,13 @@ class Control:
         upkeep = Upkeep(store, self.index, self.clock, controller.connected_ids)
         upkeep.start()
         self._ending.push_async_callback(upkeep.aclose)
+        policies, book = await self._start_policies(store, roster)
         store.on_commit(roster.publish)
         self._ending.push_async_callback(roster.aclose)
-        await self._start_api(store, controller, audience)
+        verifier = AgentVerifier(self.index.agent_key, audience)
+        self.index.subscribe(lambda change: _forget(verifier, change))
+        door = AgentDoor(verifier, self.clock.now, roster.first_use)
+        await self._start_api(store, controller, policies, book, door, audience)
         await roster.start(socket.socket(fileno=self._begin.bus))
 
     async def _open_store(self) -> SqlStore:
@@ -105,7 +116,31 @@ class Control:
                 await tx.settings.put(_AUDIENCE_KEY, audience)
         return audience
 
-    async def _start_api(self, store: Store, controller: ClusterController, audience: str) -> None:
+    async def _start_policies(self, store: SqlStore, roster: Roster) -> tuple[PolicyController, Book]:
+        """The policy, in memory and on its way to the clusters. What drifted there goes into the audit log, which does
+        not hold anything up here: the workers see to it that nobody acts unrecorded."""
+        config = self.config
+        audit = Audit(config.audit_path, required=False)
+        audit.start()
+        self._ending.callback(audit.close)
+        bundles = Bundles(await signing_key(store), config.identity.prefix)
+        self._ending.callback(bundles.close)
+        book = Book()
+        policies = PolicyController(store, roster, self.clock, book, bundles, DriftLog(audit))
+        await policies.start()
+        store.on_commit(policies.committed)
+        self._ending.push_async_callback(policies.aclose)
+        return policies, book
+
+    async def _start_api(
+        self,
+        store: Store,
+        controller: ClusterController,
+        policies: PolicyController,
+        book: Book,
+        door: AgentDoor,
+        audience: str,
+    ) -> None:
         """The REST API, in uvicorn on a unix socket that only this user can reach."""
         config = self.config
         attempts = Bounds.from_settings(config).attempts
@@ -119,6 +154,9 @@ class Control:
             logins=Throttle.of_logins(attempts),
             joins=Throttle.of_joins(attempts),
             control=controller,
+            book=book,
+            policies=policies,
+            agents=door,
             settings=ApiSettings(
                 url=config.url,
                 ca_pem=certificates.ca_bundle(config),
@@ -189,3 +227,8 @@ class Control:
             await self._ending.aclose()
         finally:
             await self._tasks.aclose()
+
+
+def _forget(verifier: AgentVerifier, change: Change) -> None:
+    if isinstance(change, ClusterRemoved):
+        verifier.forget(change.cluster_id)

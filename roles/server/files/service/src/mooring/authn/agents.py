@@ -143,6 +143,24 @@ class AgentVerifier:
         self._replays.forget(cluster_id)
 
 
+class AgentDoor:
+    """Lets agents in by their JWT, in the process that decides for all whether a JWT is shown for the first time."""
+
+    def __init__(
+        self, verifier: AgentVerifier, now: Callable[[], float], first_use: Callable[[AgentIdentity], bool]
+    ) -> None:
+        self._verifier = verifier
+        self._now = now
+        self._first_use = first_use
+
+    def admit(self, jwt: str) -> AgentIdentity:
+        """The agent that this JWT proves. Raises AgentRefused, also when it was shown before, wherever that was."""
+        identity = self._verifier.verify(jwt, self._now())
+        if not self._first_use(identity):
+            raise AgentRefused("replay", "the agent's JWT was used before", identity.cluster_id)
+        return identity
+
+
 def _claimed_cluster(token: str) -> str:
     """The cluster that the header's kid names, before anything is verified."""
     if len(token) > MAX_JWT_BYTES or token.count(".") != 2:

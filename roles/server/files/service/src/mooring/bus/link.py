@@ -134,7 +134,7 @@ class Link:
         number = self._number()
         timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, lambda: self._claimed(number, None))
 
-        jti = _printable(identity.jti)
+        jti = printable(identity.jti)
 
         def done(first: bool | None) -> None:
             timer.cancel()
@@ -344,6 +344,6 @@ class Link:
         self._send(messages.AgentSaid(cluster_id=cluster_id, message=data))
 
 
-def _printable(jti: str) -> str:
+def printable(jti: str) -> str:
     """A `jti` that can be sent, whatever JSON allowed it to hold."""
     return jti.encode("utf-8", "backslashreplace").decode()

@@ -24,7 +24,7 @@ from mooring.authn.index import Index
 from mooring.authn.replays import Replays
 from mooring.bus import messages, totals
 from mooring.bus.channel import Channel
-from mooring.bus.link import BEAT_SECONDS
+from mooring.bus.link import BEAT_SECONDS, printable
 from mooring.bus.messages import MAX_PART, ToControl
 from mooring.lib import logging
 from mooring.lib.clock import Clock
@@ -119,7 +119,8 @@ class Roster:
 
     def first_use(self, identity: AgentIdentity) -> bool:
         """Whether an agent's JWT is shown for the first time at any process of the server, this one included."""
-        return self._replays.first_time(identity.cluster_id, identity.jti, identity.until, self._clock.now())
+        jti = printable(identity.jti)
+        return self._replays.first_time(identity.cluster_id, jti, identity.until, self._clock.now())
 
     def publish(self, delta: Delta) -> None:
         """Tell every worker what a commit changed; the store calls this after the index has taken it over."""

@@ -67,6 +67,41 @@ AUDIT_RECORDS = Counter("mooring_audit_records_total", "Audit records written.",
 AUDIT_FAILURES = Counter("mooring_audit_failures_total", "Audit writes that failed.", registry=REGISTRY)
 AUDIT_QUEUED = Gauge("mooring_audit_queued", "Audit records waiting to be written.", registry=REGISTRY)
 
+POLICY_CLUSTERS = Gauge(
+    "mooring_policy_clusters",
+    "Clusters by how their policy stands (unknown, pending, applied, failing, unmanaged).",
+    ["state"],
+    registry=REGISTRY,
+)
+POLICY_LAG = Gauge(
+    "mooring_policy_lag_seconds",
+    "The longest time for which a connected cluster has not had the policy that is wanted, in seconds.",
+    registry=REGISTRY,
+)
+POLICY_APPLY_SECONDS = Histogram(
+    "mooring_policy_apply_seconds",
+    "Time from a commit until a connected agent said that it is applied, in seconds.",
+    buckets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 5, 10, 30, 60, 300),
+    registry=REGISTRY,
+)
+POLICY_RENDER_SECONDS = Histogram(
+    "mooring_policy_render_seconds",
+    "Time to render, sign and pack the policy of one cluster, in seconds.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
+)
+POLICY_RENDER_FAILURES = Counter(
+    "mooring_policy_render_failures_total", "Policies that could not be rendered; tried again.", registry=REGISTRY
+)
+POLICY_ERRORS = Gauge(
+    "mooring_policy_errors", "Objects of policies that agents could not apply, as they last said.", registry=REGISTRY
+)
+POLICY_HEALED = Counter(
+    "mooring_policy_healed_total",
+    "Objects of policies that were changed past Mooring in a cluster and put right by its agent.",
+    registry=REGISTRY,
+)
+
 
 def render() -> bytes:
     """All metrics in the Prometheus text format, to be served with CONTENT_TYPE."""

@@ -17,7 +17,6 @@ from mooring.kube.transition import Key, Manifest, key
 from mooring.lib.profiles import Profile
 
 APPLY: Final = "application/apply-patch+yaml"
-MERGE: Final = "application/merge-patch+json"
 """JSON is YAML."""
 _ITEM: Final = msgspec.json.Decoder(Item)
 
@@ -73,11 +72,6 @@ class Cluster:
             meta["labels"] = labels
         path = f"{SPACES.path(('', '', name))}?fieldManager={FIELD_MANAGER}&force=true"
         return await self._write("PATCH", path, {"apiVersion": "v1", "kind": "Namespace", "metadata": meta}, APPLY)
-
-    async def let_go(self, name: str, uid: str) -> Item:
-        """Takes the note off that we made this very namespace: what is in it is no project's any more."""
-        body = {"metadata": {"uid": uid, "annotations": {MADE: None}}}
-        return await self._write("PATCH", SPACES.path(("", "", name)), body, MERGE)
 
     async def event(self, body: Manifest) -> None:
         """Makes an Event in the agent's namespace."""

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`GET /agents/policy`: an agent fetches the policy of its own cluster, as a signed bundle.
+
+Which cluster that is follows from the key that signed the JWT, never from anything that the caller says: there is no
+parameter. The JWT is the one of the tunnel's handshake (docs/protocol/tunnel.md), good once for both together. It must
+not: open anything else to agents, or show why a JWT was refused to more than its owner.
+"""
+
+from __future__ import annotations
+
+import re
+from email.utils import formatdate
+from typing import Annotated, Any, Final
+
+from litestar import Request, Response, get
+from litestar.params import HeaderParameter
+
+from mooring.api.access import PUBLIC, Deps, source
+from mooring.api.problems import later, unauthenticated
+from mooring.authn.agents import AgentIdentity, AgentRefused
+from mooring.lib import logging, metrics
+
+MEDIA_TYPE: Final = "application/octet-stream"
+NOT_YET: Final = 2.0  # seconds until an agent asks again for what is not rendered yet
+_BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9_.-]{1,4096})")
+_log = logging.get("mooring.api.agents")
+
+IfNoneMatch = Annotated[
+    str | None,
+    HeaderParameter(
+        name="If-None-Match", max_length=1024, description="Send it only if the ETag is another one.", required=False
+    ),
+]
+
+
+@get(
+    "/agents/policy",
+    opt=PUBLIC,
+    media_type=MEDIA_TYPE,
+    tags=["agents"],
+    summary="The signed policy of the cluster whose agent asks, by the JWT of its key",
+)
+async def fetch_policy(
+    services: Deps, request: Request[Any, Any, Any], if_none_match: IfNoneMatch = None
+) -> Response[bytes]:
+    identity = _agent(services, request)
+    digest = services.policies.digest(identity.cluster_id)
+    if not digest:
+        raise later(503, "not_rendered", "the policy of this cluster is not rendered yet", NOT_YET)
+    if if_none_match is not None and _tag(digest) in {tag.strip() for tag in if_none_match.split(",")}:
+        return Response(b"", status_code=304, media_type=MEDIA_TYPE, headers={"ETag": _tag(digest)})
+    bundle = await services.policies.bundle(identity.cluster_id)
+    if bundle is None:
+        raise later(503, "not_rendered", "the policy of this cluster could not be rendered in time", NOT_YET)
+    return Response(bundle.data, media_type=MEDIA_TYPE, headers={"ETag": _tag(bundle.digest)})
+
+
+def _agent(services: Deps, request: Request[Any, Any, Any]) -> AgentIdentity:
+    """Who asks. Raises 401."""
+    match = _BEARER.fullmatch(request.headers.get("Authorization", ""))
+    if match is None:
+        metrics.AGENT_REFUSED.labels("missing").inc()
+        raise unauthenticated("the agent has shown no JWT")
+    try:
+        return services.agents.admit(match[1])
+    except AgentRefused as error:
+        metrics.AGENT_REFUSED.labels(error.cause).inc()
+        _log.warning(
+            "agent refused", cause=error.cause, reason=error.reason, cluster_id=error.cluster_id, source=source(request)
+        )
+        problem = unauthenticated(str(error), "agent_refused")
+        # RFC 9110 section 6.6.1. An agent whose clock is off sees by how much.
+        problem.headers["Date"] = formatdate(services.clock.now(), usegmt=True)
+        raise problem from None
+
+
+def _tag(digest: str) -> str:
+    return f'"{digest}"'
