@@ -117,14 +117,18 @@ def line(item):
     return "%s %s" % (item["kind"], "/".join(parts))
 
 
+def counts(cluster):
+    """How many objects come, go and change, also those that are not listed."""
+    found = cluster.get("counts") or {}
+    return ", ".join("%d %s" % (found.get(name, 0), name) for name in ("added", "removed", "changed"))
+
+
 def cluster_diff(cluster):
     """The objects that come and go in one cluster, as a diff that Ansible shows."""
     changed = [line(item) for item in cluster.get("changed") or []]
     going = [line(item) for item in cluster.get("removed") or []]
     coming = [line(item) for item in cluster.get("added") or []]
-    counts = cluster.get("counts") or {}
-    told = ", ".join("%d %s" % (counts.get(name, 0), name) for name in ("added", "removed", "changed"))
-    header = "cluster %s: %s" % (cluster["cluster"], told)
+    header = "cluster %s: %s" % (cluster["cluster"], counts(cluster))
     return dict(
         before_header=header,
         after_header=header,
