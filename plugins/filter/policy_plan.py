@@ -22,8 +22,9 @@ options:
     required: true
   found:
     description:
-      - What is on the server, as the info modules return it. Its keys are C(global_roles), C(role_templates), C(projects),
-        C(global_bindings), C(cluster_bindings) and C(project_bindings). What is not given counts as empty.
+      - What is on the server, as the info modules return it. Its keys are C(global_roles), C(role_templates),
+        C(projects), C(global_bindings), C(cluster_bindings) and C(project_bindings).
+      - What is not given counts as empty.
     type: dict
     default: {}
 """
@@ -37,8 +38,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(role_templates), C(global_roles), C(projects), C(global_bindings), C(cluster_bindings) and C(project_bindings) are in
-      the order in which they can be made, with C(cluster) and C(project) in each that has one.
+    - C(role_templates), C(global_roles), C(projects), C(global_bindings), C(cluster_bindings) and C(project_bindings)
+      are in the order in which they can be made, with C(cluster) and C(project) in each that has one.
     - C(leaving) are projects with the namespaces that they keep, before others take what they give up.
     - C(extra) has lists of the same names with what is on the server and not in the tree, in an order for removing it.
       What is built in is never among it, nor is what belongs to a cluster that the tree does not name.
