@@ -3,33 +3,24 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ansible_runner
 import pytest
-from support.road import BIN, Kubectl, Server, agent_process, run, stop_process, until
+from support.plays import Play, changes, install, player, said
+from support.road import Kubectl, Server, agent_process, stop_process, until
 from testbed import ControlPlane, Run
 
-ROOT = Path(__file__).resolve().parents[2]
 NAME = "quay"
-Play = Callable[..., ansible_runner.Runner]
 
 
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which the built tarball is installed."""
-    made = tmp_path_factory.mktemp("built")
-    run([sys.executable, ROOT / "tests" / "collection" / "checks.py", "build", made], timeout=300)
-    [tarball] = made.glob("mooring-fleet-*.tar.gz")
-    folder = tmp_path_factory.mktemp("collections")
-    run([BIN / "ansible-galaxy", "collection", "install", "--no-deps", "--offline", "-p", folder, tarball])
-    return folder
+    return install(tmp_path_factory.mktemp("built"), tmp_path_factory.mktemp("collections"))
 
 
 @pytest.fixture(scope="module")
@@ -50,42 +41,7 @@ def quay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def play(collections: Path, quay: Server, tmp_path: Path) -> Play:
-    """play("mooring.fleet.import_cluster", name=value...) -> what ansible-runner says when it has ended."""
-
-    count = itertools.count(1)
-
-    def start(playbook: str | list[dict[str, Any]], inventory: Any = None, **variables: Any) -> ansible_runner.Runner:
-        folder = tmp_path / "runs" / str(next(count))  # the runner keeps variables in it, for the next run too
-        folder.mkdir(parents=True)
-        return ansible_runner.run(
-            private_data_dir=str(folder),
-            playbook=playbook,
-            inventory=inventory,
-            extravars=variables,
-            envvars={
-                "ANSIBLE_COLLECTIONS_PATH": str(collections),
-                "ANSIBLE_HOME": str(tmp_path / "home"),
-                "ANSIBLE_LOCALHOST_WARNING": "false",
-                "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-                "MOORING_URL": quay.url,
-                "MOORING_TOKEN": quay.admin_token,
-                "MOORING_CA_FILE": str(quay.ca),
-                "PATH": f"{BIN}:/usr/bin:/bin",
-            },
-            quiet=True,
-            timeout=300,
-        )
-
-    return start
-
-
-def said(runner: ansible_runner.Runner) -> str:
-    return str(runner.stdout.read())
-
-
-def changes(runner: ansible_runner.Runner) -> int:
-    assert runner.status == "successful", said(runner)
-    return int(sum((runner.stats or {})["changed"].values()))
+    return player(collections, quay, tmp_path)
 
 
 def test_import_use_and_remove(
