@@ -37,18 +37,18 @@ MAPPING = (
 
 ROLE_ESCALATION = (
     off(
-        "api-is-for-administrators",
+        "api-needs-a-right",
         12,
         "api/access.py",
-        'if access == "admin" and not identity.admin:',
-        "if False:",
+        "        if not allowed:\n            raise refused(resource, verb)",
+        "        if False:\n            raise refused(resource, verb)",
         ROLES + "::test_every_operation_refuses_who_may_not_call_it",
     ),
     off(
         "tokens-are-ones-own",
         12,
         "api/tokens.py",
-        'if data.user is not None and not caller.admin and data.user not in (caller.user_id, caller.user, "me"):',
+        'if others and not may(services, caller, "tokens", "create"):',
         "if False:",
         ROLES + "::test_nobody_makes_themselves_more_than_they_are",
     ),

@@ -18,7 +18,7 @@ from support.rawhttp import RawClient, bearer
 from .conftest import Person, Road, new_source
 
 ROOT = Path(__file__).resolve().parents[2]
-OPEN_TO_ALL = {("post", "/api/v1/login"), ("post", "/api/v1/agents/register")}
+OPEN_TO_ALL = {("post", "/api/v1/login"), ("post", "/api/v1/agents/register"), ("get", "/api/v1/agents/policy")}
 OF_EVERY_USER = {
     ("get", "/api/v1/whoami"),
     ("post", "/api/v1/logout"),
@@ -32,9 +32,13 @@ OF_EVERY_USER = {
     ("get", "/api/v1/clusters/{ref}"),
     ("get", "/api/v1/server"),
     ("get", "/api/v1/users/{ref}"),
-    ("get", "/api/v1/groups/{ref}"),
+    ("get", "/api/v1/global-roles"),
+    ("get", "/api/v1/global-roles/{ref}"),
+    ("get", "/api/v1/role-templates"),
+    ("get", "/api/v1/role-templates/{ref}"),
 }
-"""What a user may call; what it shows is his own. Everything else is for administrators."""
+"""What a user may call: what it shows is his own, and (by the role `user-base`) which roles there are. Everything else
+needs rights that others have."""
 OF_A_CLUSTERS_TOKEN = {("get", "/api/v1/whoami")}
 
 

@@ -22,6 +22,7 @@ from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
 from mooring.authn.replays import Replays
 from mooring.authn.throttle import Throttle
+from mooring.control.builtins import bring_in_line
 from mooring.lib.clock import ManualClock
 from mooring.lib.config import AttemptsSection
 from mooring.lib.secrets import Secret
@@ -138,6 +139,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     async def migrate() -> None:
         store = open_store(f"sqlite:///{path}")
         await store.migrate()
+        await bring_in_line(store, ManualClock().now())
         await store.aclose()
 
     asyncio.run(migrate())

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from litestar import Response, delete, get, patch, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType, field
 
-from mooring.api.access import ADMIN, USER, Caller, Deps
+from mooring.api.access import USER, Caller, Deps, grant_refused, may, may_see, needs, rights
 from mooring.api.common import (
     Cursor,
     Description,
@@ -31,13 +32,18 @@ from mooring.api.common import (
     paging,
     time_text,
 )
+from mooring.api.policies import Change
 from mooring.api.problems import conflict, invalid, not_found
 from mooring.api.services import Services
 from mooring.authn import tokens
+from mooring.authn.identity import Identity
 from mooring.kube import manifest as kube_manifest
 from mooring.lib.ids import new_id
 from mooring.lib.names import check_cluster_name
+from mooring.lib.profiles import DEFAULT_PROFILE, Profile
 from mooring.lib.secrets import Secret
+from mooring.policy import check as policy_check
+from mooring.policy.rules import PolicyRefused
 from mooring.policy.standing import State, stand
 from mooring.store.policies import PolicyStatus
 from mooring.store.ports import Transaction, VisibleTo
@@ -75,6 +81,7 @@ class ClusterOut(Output):
     name: str
     description: str
     labels: dict[str, str]
+    profile: Profile
     state: ClusterState
     state_reason: str
     conditions: list[ConditionOut]
@@ -101,14 +108,21 @@ class ClusterList(Output):
 
 
 class ClusterNew(Input):
+    """`profile` says how much of the cluster its agent may change: `proxy-only` (nothing), `read-only` (roles and
+    bindings that give reading), `admin` (whatever a policy says)."""
+
     name: Annotated[str, Meta(max_length=63)]
     description: Description = ""
     labels: dict[str, str] = field(default_factory=dict)
+    profile: Profile = DEFAULT_PROFILE
 
 
 class ClusterEdit(Input):
+    """A new `profile` holds once its manifest is applied in the cluster."""
+
     description: Description | UnsetType = UNSET
     labels: dict[str, str] | UnsetType = UNSET
+    profile: Profile | UnsetType = UNSET
 
 
 class JoinTokenNew(Input):
@@ -136,7 +150,7 @@ class ManifestNew(Input):
     namespace: str = kube_manifest.DEFAULT_NAMESPACE
 
 
-@get("/clusters", opt=USER, tags=["clusters"], summary="The clusters that the caller may enter")
+@get("/clusters", opt=USER, tags=["clusters"], summary="The clusters that the caller may get or enter")
 async def list_clusters(
     services: Deps,
     caller: Caller,
@@ -148,7 +162,8 @@ async def list_clusters(
         list[str] | None, QueryParameter(required=False, description="`key=value`; repeat it for several.")
     ] = None,
 ) -> ClusterList:
-    visible = None if caller.admin else VisibleTo(caller.user_id, services.clock.now())
+    sees_all = may(services, caller, "clusters", "get")
+    visible = None if sees_all else VisibleTo(caller.user_id, services.clock.now())
     if name is not None:
         check_text("name", name)
     async with services.store.read() as tx:
@@ -160,49 +175,73 @@ async def list_clusters(
     )
 
 
-@post("/clusters", opt=ADMIN, tags=["clusters"], summary="Make a cluster, to be joined by its agent")
-async def create_cluster(data: JSONBody[ClusterNew], services: Deps) -> Response[ClusterOut]:
+@post(
+    "/clusters", opt=needs("clusters", "create"), tags=["clusters"], summary="Make a cluster, to be joined by its agent"
+)
+async def create_cluster(data: JSONBody[ClusterNew], services: Deps, caller: Caller) -> Response[ClusterOut]:
+    """Who makes a cluster is bound there to the templates that say `creator_default`."""
     now = services.clock.now()
     cluster = Cluster(
         id=new_id("c"),
         name=named("name", check_cluster_name, data.name, "cluster name"),
         description=check_text("description", data.description),
         labels=check_labels(data.labels),
+        profile=data.profile,
         created_at=now,
         updated_at=now,
         state_reason="no agent has registered yet",
     )
-    async with services.store.write() as tx:
-        return _with_etag(services, await tx.clusters.add(cluster), 201)
+    async with Change(services, caller) as change:
+        _check_labels_held(services, caller, cluster.id, cluster.labels)
+        made = await change.tx.clusters.add(cluster)
+        await change.bind_creator("cluster", made)
+    return _with_etag(services, made, 201)
 
 
 @get("/clusters/{ref:str}", opt=USER, tags=["clusters"], summary="One cluster, by id or name")
 async def get_cluster(ref: PathRef, services: Deps, caller: Caller) -> Response[ClusterOut]:
     async with services.store.read() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
-    if not caller.admin and not services.index.may_enter_facts(caller, cluster.id, services.clock.now()):
+    if not may_see(services, caller, cluster.id, cluster.name):
         raise not_found("cluster", ref)
     return _with_etag(services, cluster)
 
 
-@patch("/clusters/{ref:str}", opt=ADMIN, tags=["clusters"], summary="Change description or labels")
+@patch(
+    "/clusters/{ref:str}",
+    opt=needs("clusters", "update", "cluster"),
+    tags=["clusters"],
+    summary="Change description or labels",
+)
 async def edit_cluster(
-    ref: PathRef, data: JSONBody[ClusterEdit], services: Deps, if_match: IfMatch = None
+    ref: PathRef, data: JSONBody[ClusterEdit], services: Deps, caller: Caller, if_match: IfMatch = None
 ) -> Response[ClusterOut]:
+    """Global roles choose clusters by labels: what they would give here by new ones, the caller has to hold here."""
     description = None if data.description is UNSET else check_text("description", data.description)
     labels = None if data.labels is UNSET else check_labels(data.labels)
+    profile = None if isinstance(data.profile, UnsetType) else data.profile
     async with services.store.write() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
         check_match(if_match, cluster.version)
         changed = (description is not None and description != cluster.description) or (
             labels is not None and labels != dict(cluster.labels)
         )
+        changed = changed or profile not in (None, cluster.profile)
+        if labels is not None:
+            _check_labels_held(services, caller, cluster.id, labels)
         if changed:
-            cluster = await tx.clusters.edit(cluster.id, services.clock.now(), description=description, labels=labels)
+            cluster = await tx.clusters.edit(
+                cluster.id, services.clock.now(), description=description, labels=labels, profile=profile
+            )
         return _with_etag(services, cluster)
 
 
-@delete("/clusters/{ref:str}", opt=ADMIN, tags=["clusters"], summary="Remove a cluster: its agent is cut off at once")
+@delete(
+    "/clusters/{ref:str}",
+    opt=needs("clusters", "delete", "cluster"),
+    tags=["clusters"],
+    summary="Remove a cluster: its agent is cut off at once",
+)
 async def delete_cluster(ref: PathRef, services: Deps, if_match: IfMatch = None) -> None:
     async with services.store.write() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
@@ -210,7 +249,12 @@ async def delete_cluster(ref: PathRef, services: Deps, if_match: IfMatch = None)
         await tx.clusters.remove(cluster.id)
 
 
-@post("/clusters/{ref:str}/join-tokens", opt=ADMIN, tags=["clusters"], summary="Make a one-time join token")
+@post(
+    "/clusters/{ref:str}/join-tokens",
+    opt=needs("jointokens", "create", "cluster"),
+    tags=["clusters"],
+    summary="Make a one-time join token",
+)
 async def create_join_token(ref: PathRef, services: Deps, data: JSONBody[JoinTokenNew | None] = None) -> JoinTokenOut:
     async with services.store.write() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
@@ -220,7 +264,7 @@ async def create_join_token(ref: PathRef, services: Deps, data: JSONBody[JoinTok
 
 @post(
     "/clusters/{ref:str}/manifest",
-    opt=ADMIN,
+    opt=needs("jointokens", "create", "cluster"),
     status_code=200,
     media_type="application/yaml",
     tags=["clusters"],
@@ -249,6 +293,7 @@ async def create_manifest(ref: PathRef, services: Deps, data: JSONBody[ManifestN
             replicas=wanted.replicas,
             workload=wanted.workload,
             admin_binding=wanted.admin_binding,
+            profile=cluster.profile,
         )
     )
     return Response(kube_manifest.to_yaml(objects), media_type="application/yaml")
@@ -267,6 +312,13 @@ async def _join_token(tx: Transaction, services: Deps, cluster: Cluster, ttl: in
         JoinToken(id=made.id, cluster_id=cluster.id, hash=made.hash, created_at=now, expires_at=expires_at)
     )
     return made.id, made.text, expires_at
+
+
+def _check_labels_held(services: Services, caller: Identity, cluster_id: str, labels: Mapping[str, str]) -> None:
+    try:
+        policy_check.cluster_labels(services.book.policy, rights(services, caller), cluster_id, labels)
+    except PolicyRefused as error:
+        raise grant_refused(error) from None
 
 
 def _selector(labels: list[str]) -> dict[str, str]:
@@ -305,6 +357,7 @@ def _out(services: Services, cluster: Cluster) -> ClusterOut:
         name=cluster.name,
         description=cluster.description,
         labels=dict(cluster.labels),
+        profile=cluster.profile,
         state=cluster.state,
         state_reason=cluster.state_reason,
         conditions=[

@@ -7,7 +7,7 @@ import base64
 import binascii
 import re
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -23,6 +23,8 @@ from mooring.store.records import Page
 MAX_LABELS: Final = 64
 Out = TypeVar("Out")
 Record = TypeVar("Record")
+Named = tuple[str, str]
+"""Id and name."""
 
 # Text that people write; the pattern of characters is checked by check_text.
 Description = Annotated[str, Meta(max_length=1024)]
@@ -31,6 +33,7 @@ Ttl = Annotated[int, Meta(ge=60)]
 
 PathRef = Annotated[str, PathParameter(max_length=253, description="Id or name.")]
 NameFilter = Annotated[str | None, QueryParameter(max_length=253, required=False)]
+Flag = Annotated[bool | None, QueryParameter(required=False)]
 Limit = Annotated[int, QueryParameter(ge=1, le=500, description="Items on a page.", required=False)]
 Cursor = Annotated[
     str | None, QueryParameter(max_length=2048, description="`next` of the page before.", required=False)
@@ -118,16 +121,16 @@ def check_ref(field: str, value: str) -> str:
     return value
 
 
-def check_labels(labels: dict[str, str]) -> dict[str, str]:
+def check_labels(labels: dict[str, str], field: str = "labels") -> dict[str, str]:
     """Labels as Kubernetes has them (https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/)."""
     if len(labels) > MAX_LABELS:
-        raise invalid("labels", f"at most {MAX_LABELS} labels are allowed")
+        raise invalid(field, f"at most {MAX_LABELS} labels are allowed")
     for key, value in labels.items():
         prefix, slash, name = key.rpartition("/")
         if not _LABEL_NAME.fullmatch(name) or (slash and not (len(prefix) <= 253 and _LABEL_PREFIX.fullmatch(prefix))):
-            raise invalid("labels", f"{key!r} is not a Kubernetes label key")
+            raise invalid(field, f"{key!r} is not a Kubernetes label key")
         if value and not _LABEL_NAME.fullmatch(value):
-            raise invalid(f"labels.{key}", f"{value!r} is not a Kubernetes label value")
+            raise invalid(f"{field}.{key}", f"{value!r} is not a Kubernetes label value")
     return labels
 
 
@@ -145,6 +148,19 @@ async def found(what: str, ref: str, get: Callable[[str], Awaitable[Record | Non
     if record is None:
         raise Problem(404, "not_found", f"there is no {what} {quoted(ref)}")
     return record
+
+
+async def named_all(
+    field: str, what: str, refs: Sequence[str], look_up: Callable[[Sequence[str]], Awaitable[Mapping[str, Named]]]
+) -> list[Named]:
+    """What a list in the body names, all at once, in its order; or 422."""
+    for ref in refs:
+        check_ref(field, ref)
+    known = await look_up(refs)
+    for ref in refs:
+        if ref not in known:
+            raise invalid(field, f"there is no {what} {quoted(ref)}")
+    return [known[ref] for ref in refs]
 
 
 async def named_by(field: str, what: str, ref: str, get: Callable[[str], Awaitable[Record | None]]) -> Record:

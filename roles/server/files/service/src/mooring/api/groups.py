@@ -10,7 +10,7 @@ from litestar import Response, delete, get, patch, post
 from litestar.params import JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from mooring.api.access import ADMIN, Deps
+from mooring.api.access import Caller, Deps, needs, require_all_of
 from mooring.api.common import (
     Cursor,
     Description,
@@ -27,7 +27,7 @@ from mooring.api.common import (
     etag,
     found,
     named,
-    named_by,
+    named_all,
     next_cursor,
     paging,
     time_text,
@@ -74,7 +74,7 @@ class GroupEdit(Input):
     remove_members: Members | UnsetType = UNSET
 
 
-@get("/groups", opt=ADMIN, tags=["groups"], summary="All groups")
+@get("/groups", opt=needs("groups", "list"), tags=["groups"], summary="All groups")
 async def list_groups(
     services: Deps,
     limit: Limit = 100,
@@ -89,7 +89,7 @@ async def list_groups(
     return GroupList(items=[_out(group) for group in page.items], next=next_cursor(page), total=page.total)
 
 
-@post("/groups", opt=ADMIN, tags=["groups"], summary="Make a group")
+@post("/groups", opt=needs("groups", "create"), tags=["groups"], summary="Make a group")
 async def create_group(data: JSONBody[GroupNew], services: Deps) -> Response[GroupOut]:
     name = named("name", check_name, data.name, "group name")
     if is_id(name, "g"):
@@ -110,16 +110,17 @@ async def create_group(data: JSONBody[GroupNew], services: Deps) -> Response[Gro
         return _with_etag(group, 201)
 
 
-@get("/groups/{ref:str}", opt=ADMIN, tags=["groups"], summary="One group, by id or name")
+@get("/groups/{ref:str}", opt=needs("groups", "get"), tags=["groups"], summary="One group, by id or name")
 async def get_group(ref: PathRef, services: Deps) -> Response[GroupOut]:
     async with services.store.read() as tx:
         return _with_etag(await found("group", ref, tx.groups.get))
 
 
-@patch("/groups/{ref:str}", opt=ADMIN, tags=["groups"], summary="Change a group or its members")
+@patch("/groups/{ref:str}", opt=needs("groups", "update"), tags=["groups"], summary="Change a group or its members")
 async def edit_group(
-    ref: PathRef, data: JSONBody[GroupEdit], services: Deps, if_match: IfMatch = None
+    ref: PathRef, data: JSONBody[GroupEdit], services: Deps, caller: Caller, if_match: IfMatch = None
 ) -> Response[GroupOut]:
+    """Who joins gets what the group holds: the caller has to hold all of that."""
     if data.members is not UNSET and (data.add_members is not UNSET or data.remove_members is not UNSET):
         raise invalid("members", "does not go with add_members or remove_members")
     now = services.clock.now()
@@ -130,13 +131,17 @@ async def edit_group(
             description = check_text("description", data.description)
             group = await tx.groups.edit(group.id, now, description=description)
         joining, leaving = await _changes(tx, group, data)
+        if joining:
+            require_all_of(services, caller, "members", "", [group.id])
         if joining or leaving:
             group = await tx.groups.change_members(group.id, now, add=joining, remove=leaving)
         await keep_an_admin(tx)
         return _with_etag(group)
 
 
-@delete("/groups/{ref:str}", opt=ADMIN, tags=["groups"], summary="Delete a group and its memberships")
+@delete(
+    "/groups/{ref:str}", opt=needs("groups", "delete"), tags=["groups"], summary="Delete a group and its memberships"
+)
 async def delete_group(ref: PathRef, services: Deps, if_match: IfMatch = None) -> None:
     async with services.store.write() as tx:
         group = await found("group", ref, tx.groups.get)
@@ -160,7 +165,7 @@ async def _changes(tx: Transaction, group: Group, data: GroupEdit) -> tuple[set[
 
 
 async def _user_ids(tx: Transaction, field: str, refs: list[str]) -> list[str]:
-    return [(await named_by(field, "user", ref, tx.users.get)).id for ref in refs]
+    return [user_id for user_id, _unused in await named_all(field, "user", refs, tx.users.named)]
 
 
 def _with_etag(group: Group, status: int = 200) -> Response[GroupOut]:

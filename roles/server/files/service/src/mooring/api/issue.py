@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from mooring.api.access import may
 from mooring.api.problems import conflict, invalid
 from mooring.api.services import Services
 from mooring.authn import tokens
@@ -49,14 +50,14 @@ def end_of_life(services: Services, caller: Identity, ttl: int | None, default: 
     """When a token that the caller asks for ends (Unix seconds).
 
     A token never makes one that outlives itself: who got hold of a short-lived token must not be able to stay. For a
-    longer one, log in with `ttl_seconds`. Administrators, who could give any user a new password, are not held to this.
+    longer one, log in with `ttl_seconds`. Who may make tokens for others is not held to this.
     """
     now = services.clock.now()
     maximum = services.settings.max_ttl
     if ttl is not None and ttl > maximum:
         raise invalid("ttl_seconds", f"at most {maximum} seconds are allowed")
     wanted = now + min(default if ttl is None else ttl, maximum)
-    if caller.admin or caller.expires_at is None or wanted <= caller.expires_at:
+    if caller.expires_at is None or may(services, caller, "tokens", "create") or wanted <= caller.expires_at:
         return wanted
     if ttl is not None:
         left = int(caller.expires_at - now)

@@ -16,7 +16,7 @@ from litestar import post
 from litestar.params import JSONBody
 from msgspec import Meta
 
-from mooring.api.access import USER, Caller, Deps
+from mooring.api.access import USER, Caller, Deps, may_enter
 from mooring.api.common import Input, Output, Ref, Ttl, time_text
 from mooring.api.issue import end_of_life, issue
 from mooring.api.problems import conflict, invalid, quoted
@@ -71,11 +71,11 @@ async def create_kubeconfig(data: JSONBody[KubeconfigNew], services: Deps, calle
 
 
 def _chosen(data: KubeconfigNew, services: Services, caller: Identity) -> list[ClusterView]:
-    def may_enter(cluster: ClusterView) -> bool:
-        return caller.admin or bool(services.index.may_enter_facts(caller, cluster.id, services.clock.now()))
+    def enters(cluster: ClusterView) -> bool:
+        return may_enter(services, caller, cluster.id)
 
     if data.clusters is None:
-        clusters = [cluster for cluster in services.index.clusters() if may_enter(cluster)]
+        clusters = [cluster for cluster in services.index.clusters() if enters(cluster)]
         if len(clusters) > MAX_CONTEXTS:
             raise conflict(
                 "too_many_clusters",
@@ -87,7 +87,7 @@ def _chosen(data: KubeconfigNew, services: Services, caller: Identity) -> list[C
     chosen: dict[str, ClusterView] = {}
     for ref in data.clusters:
         cluster = services.index.cluster(ref)
-        if cluster is None or not may_enter(cluster):
+        if cluster is None or not enters(cluster):
             raise invalid("clusters", f"there is no cluster {quoted(ref)}")
         chosen[cluster.id] = cluster
     return list(chosen.values())

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -38,7 +39,7 @@ class DocumentPlugin(JsonRenderPlugin):
 
 
 def document(app: Litestar) -> dict[str, Any]:
-    """The document: our form of errors, and which routes need no token or an administrator's."""
+    """The document: our form of errors, and what each route needs (`x-access`)."""
     schema: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(app.openapi_schema.to_schema()))
     access = _access(app)
     (problem,), components = msgspec.json.schema_components(
@@ -74,8 +75,16 @@ def _access(app: Litestar) -> dict[tuple[str, str], tuple[str, str]]:
     for route in app.routes:
         for handler in getattr(route, "route_handlers", ()):
             for method in handler.http_methods:
-                found[route.path_format, str(method)] = (str(handler.opt.get("access")), handler.fn.__name__)
+                found[route.path_format, str(method)] = (_word(handler.opt), handler.fn.__name__)
     return found
+
+
+def _word(opt: Mapping[str, Any]) -> str:
+    """`public`, `token`, `user`; or the right that is needed, as `verb resource`, with where it counts."""
+    if opt.get("access") != "right":
+        return str(opt.get("access"))
+    resource, verb = opt["right"]
+    return f"{verb} {resource}" + {"all": "", "cluster": " (cluster)", "somewhere": " (scoped)"}[opt["where"]]
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from litestar import get
 
-from mooring.api.access import ADMIN, USER, Caller, Deps
+from mooring.api.access import USER, Caller, Deps, may_see, needs
 from mooring.api.common import Cursor, Limit, Output, PathRef, found, next_cursor, paging, time_text
 from mooring.api.problems import not_found
 from mooring.policy.standing import Standing, State, stand
@@ -48,7 +48,12 @@ class PolicyStatusList(Output):
     total: int
 
 
-@get("/policy/status", opt=ADMIN, tags=["policy"], summary="How the policy stands in each cluster")
+@get(
+    "/policy/status",
+    opt=needs("policystatus", "list"),
+    tags=["policy"],
+    summary="How the policy stands in each cluster",
+)
 async def list_policy_status(services: Deps, limit: Limit = 100, cursor: Cursor = None) -> PolicyStatusList:
     async with services.store.read() as tx:
         page = await tx.policy_status.page(paging(limit, cursor))
@@ -57,12 +62,17 @@ async def list_policy_status(services: Deps, limit: Limit = 100, cursor: Cursor 
     )
 
 
-@get("/clusters/{ref:str}/policy", opt=USER, tags=["policy"], summary="How the policy stands in one cluster")
+@get(
+    "/clusters/{ref:str}/policy",
+    opt=USER,
+    tags=["policy"],
+    summary="How the policy stands in one cluster",
+)
 async def get_policy_status(ref: PathRef, services: Deps, caller: Caller) -> PolicyStatusOut:
     async with services.store.read() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
         status = await found("cluster", cluster.id, tx.policy_status.get)
-    if not caller.admin and not services.index.may_enter_facts(caller, cluster.id, services.clock.now()):
+    if not may_see(services, caller, cluster.id, cluster.name):
         raise not_found("cluster", ref)
     return out(standing(services, status))
 

@@ -9,14 +9,13 @@ from litestar import Request, get, post
 from litestar.params import JSONBody
 from msgspec import Meta
 
-from mooring.api.access import PUBLIC, TOKEN, USER, Caller, Deps, source
+from mooring.api.access import PUBLIC, TOKEN, USER, Caller, Deps, may, rights_of, source
 from mooring.api.common import Description, Input, Output, Ref, Ttl, check_text, named_by, time_text
 from mooring.api.issue import issue
 from mooring.api.problems import invalid, later, quoted, unauthenticated
 from mooring.authn.passwords import Busy
 from mooring.lib import bounds, metrics
 from mooring.lib.secrets import Secret
-from mooring.store.records import ADMIN_GROUP_ID
 
 
 class Login(Input):
@@ -44,6 +43,8 @@ class CallerToken(Output):
 
 
 class WhoAmI(Output):
+    """`admin`: may do everything on the server. What else the caller may do, `GET /policy/access` says."""
+
     user: str
     user_id: str
     uid: str
@@ -90,8 +91,9 @@ async def login(data: JSONBody[Login], services: Deps, request: Request[Any, Any
         cluster = None
         if data.cluster is not None:
             cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
-            admin = ADMIN_GROUP_ID in dict(user.groups)
-            if not admin and not services.index.memberships_of(user.id, cluster.id, services.clock.now()):
+            held = rights_of(services, user.id, services.index.groups_of(user.id))
+            facts = services.index.memberships_of(user.id, cluster.id, services.clock.now())
+            if not facts and not held.enters(cluster.id):
                 raise invalid("cluster", f"there is no cluster {quoted(data.cluster)}")
         ttl = data.ttl_seconds or min(services.settings.login_ttl, services.settings.max_ttl)
         if ttl > services.settings.max_ttl:
@@ -122,7 +124,7 @@ async def whoami(services: Deps, caller: Caller) -> WhoAmI:
         user_id=caller.user_id,
         uid=caller.uid,
         groups=list(caller.groups),
-        admin=caller.admin,
+        admin=may(services, caller, "*", "*"),
         kubernetes_user=prefix + caller.user,
         kubernetes_groups=[*(prefix + group for group in caller.groups), "system:authenticated"],
         token=CallerToken(

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""API tokens. Everybody sees and revokes their own; administrators see all and make them for others.
+"""API tokens. Everybody sees and revokes their own, those of others by right; and who makes one for somebody holds all
+that they hold.
 
 A revoked token is refused from the moment the call is answered. Its row stays for a while, to tell when it ended.
 """
@@ -11,7 +12,7 @@ from typing import Annotated, TypedDict
 from litestar import delete, get, post
 from litestar.params import JSONBody, QueryParameter
 
-from mooring.api.access import USER, Caller, Deps
+from mooring.api.access import USER, Caller, Deps, may, may_enter, refused, require_all_of
 from mooring.api.common import (
     Cursor,
     Description,
@@ -31,7 +32,8 @@ from mooring.api.common import (
     time_text,
 )
 from mooring.api.issue import end_of_life, issue
-from mooring.api.problems import conflict, forbidden, invalid, not_found, quoted
+from mooring.api.problems import conflict, invalid, not_found, quoted
+from mooring.api.services import Services
 from mooring.authn.identity import Identity
 from mooring.store.records import Token
 
@@ -56,7 +58,8 @@ class TokenList(Output):
 
 
 class TokenNew(Input):
-    """`cluster` limits the token to the Kubernetes API of that cluster. Only administrators may name another `user`."""
+    """`cluster` limits the token to the Kubernetes API of that cluster. Another `user` needs the right to create
+    tokens, and that the caller holds all that the user holds."""
 
     user: Ref | None = None
     description: Description = ""
@@ -70,7 +73,7 @@ class TokenMade(TokenOut):
     token: str
 
 
-@get("/tokens", opt=USER, tags=["tokens"], summary="Tokens: one's own; administrators see all")
+@get("/tokens", opt=USER, tags=["tokens"], summary="Tokens: one's own; all by right")
 async def list_tokens(
     services: Deps,
     caller: Caller,
@@ -82,10 +85,11 @@ async def list_tokens(
 ) -> TokenList:
     for field, value in (("user", user), ("cluster", cluster)):
         check_ref(field, value or "")
-    if user == "me" or (user is None and not caller.admin):
+    sees_all = may(services, caller, "tokens", "list")
+    if user == "me" or (user is None and not sees_all):
         user = caller.user_id
-    if not caller.admin and user not in (caller.user_id, caller.user):
-        raise forbidden("only administrators see the tokens of others")
+    if not sees_all and user not in (caller.user_id, caller.user):
+        raise refused("tokens", "list")
     page_of = paging(limit, cursor, (float, str))
     async with services.store.read() as tx:
         page = await tx.tokens.page(
@@ -99,18 +103,21 @@ async def list_tokens(
 @post("/tokens", opt=USER, tags=["tokens"], summary="Make a token")
 async def create_token(data: JSONBody[TokenNew], services: Deps, caller: Caller) -> TokenMade:
     check_text("description", data.description)
-    if data.user is not None and not caller.admin and data.user not in (caller.user_id, caller.user, "me"):
-        raise forbidden("only administrators make tokens for others")
+    others = data.user not in (None, caller.user_id, caller.user, "me")
+    if others and not may(services, caller, "tokens", "create"):
+        raise refused("tokens", "create")
     expires_at = end_of_life(services, caller, data.ttl_seconds, DEFAULT_TTL)
     async with services.store.write() as tx:
         ref = caller.user_id if data.user in (None, "me") else data.user
         user = await named_by("user", "user", ref or "", tx.users.get)
+        if others:
+            require_all_of(services, caller, "user", user.id, [group_id for group_id, _unused in user.groups])
         if not user.enabled:
             raise conflict("user_disabled", f"the user {user.name!r} is disabled", field="user")
         cluster = None
         if data.cluster is not None:
             cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
-            if not caller.admin and not services.index.may_enter_facts(caller, cluster.id, services.clock.now()):
+            if not may_enter(services, caller, cluster.id):
                 raise invalid("cluster", f"there is no cluster {quoted(data.cluster)}")
         token, text = await issue(tx, services, user, data.description, expires_at, cluster)
     return TokenMade(token=text.reveal(), **_fields(token))
@@ -120,7 +127,7 @@ async def create_token(data: JSONBody[TokenNew], services: Deps, caller: Caller)
 async def get_token(token_id: PathRef, services: Deps, caller: Caller) -> TokenOut:
     async with services.store.read() as tx:
         token = await found("token", token_id, tx.tokens.get)
-    _own(caller, token)
+    _own_or(services, caller, token, "get")
     return TokenOut(**_fields(token))
 
 
@@ -128,13 +135,13 @@ async def get_token(token_id: PathRef, services: Deps, caller: Caller) -> TokenO
 async def revoke_token(token_id: PathRef, services: Deps, caller: Caller) -> None:
     async with services.store.write() as tx:
         token = await found("token", token_id, tx.tokens.get)
-        _own(caller, token)
+        _own_or(services, caller, token, "delete")
         await tx.tokens.revoke([token.id], services.clock.now())
 
 
-def _own(caller: Identity, token: Token) -> None:
-    """Raises 404 unless the caller may see the token."""
-    if not caller.admin and token.user_id != caller.user_id:
+def _own_or(services: Services, caller: Identity, token: Token, verb: str) -> None:
+    """Raises 404 unless the token is the caller's own, or they have the right."""
+    if token.user_id != caller.user_id and not may(services, caller, "tokens", verb):
         raise not_found("token", token.id)
 
 

@@ -14,7 +14,7 @@ from litestar import Request, Response, delete, get, patch, post
 from litestar.params import FromQuery, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from mooring.api.access import ADMIN, USER, Caller, Deps, source
+from mooring.api.access import USER, Caller, Deps, may, needs, require_all_of, require_defaults, source
 from mooring.api.common import (
     Cursor,
     IfMatch,
@@ -30,13 +30,14 @@ from mooring.api.common import (
     etag,
     found,
     named,
-    named_by,
+    named_all,
     next_cursor,
     paging,
     time_text,
 )
 from mooring.api.problems import Problem, conflict, invalid, later, not_found
 from mooring.api.services import Services
+from mooring.authn.bootstrap import bind_to_defaults
 from mooring.authn.passwords import Busy
 from mooring.lib import bounds
 from mooring.lib.ids import is_id, new_id
@@ -93,7 +94,7 @@ class OwnPassword(Input):
     new: Password
 
 
-@get("/users", opt=ADMIN, tags=["users"], summary="All users")
+@get("/users", opt=needs("users", "list"), tags=["users"], summary="All users")
 async def list_users(
     services: Deps,
     limit: Limit = 100,
@@ -109,8 +110,9 @@ async def list_users(
     return UserList(items=[_out(user) for user in page.items], next=next_cursor(page), total=page.total)
 
 
-@post("/users", opt=ADMIN, tags=["users"], summary="Make a user")
-async def create_user(data: JSONBody[UserNew], services: Deps) -> Response[UserOut]:
+@post("/users", opt=needs("users", "create"), tags=["users"], summary="Make a user")
+async def create_user(data: JSONBody[UserNew], services: Deps, caller: Caller) -> Response[UserOut]:
+    """The caller has to hold what the groups hold, and the roles that every new user gets."""
     name = named("name", check_name, data.name, "user name")
     if is_id(name, "u") or name in RESERVED:
         raise invalid("name", f"{name!r} has a meaning of its own in URLs; choose another")
@@ -129,27 +131,30 @@ async def create_user(data: JSONBody[UserNew], services: Deps) -> Response[UserO
         updated_at=now,
     )
     async with services.store.write() as tx:
+        require_defaults(services, caller)
         user = await tx.users.add(user, hashed)
         if data.groups:
-            user = await tx.users.set_groups(user.id, await _group_ids(tx, data.groups), now)
+            group_ids = await _group_ids(tx, data.groups)
+            require_all_of(services, caller, "groups", "", group_ids)
+            user = await tx.users.set_groups(user.id, group_ids, now)
+        await bind_to_defaults(tx, [user], now)
         return _with_etag(user, 201)
 
 
-@get(
-    "/users/{ref:str}", opt=USER, tags=["users"], summary="One user, by id or name; other than oneself: administrators"
-)
+@get("/users/{ref:str}", opt=USER, tags=["users"], summary="One user, by id or name; others than oneself by right")
 async def get_user(ref: PathRef, services: Deps, caller: Caller) -> Response[UserOut]:
     wanted = caller.user_id if ref == "me" else ref
-    if not caller.admin and wanted not in (caller.user_id, caller.user):
+    if wanted not in (caller.user_id, caller.user) and not may(services, caller, "users", "get", name=wanted):
         raise not_found("user", ref)
     async with services.store.read() as tx:
         return _with_etag(await found("user", wanted, tx.users.get))
 
 
-@patch("/users/{ref:str}", opt=ADMIN, tags=["users"], summary="Change a user")
+@patch("/users/{ref:str}", opt=needs("users", "update"), tags=["users"], summary="Change a user")
 async def edit_user(
     ref: PathRef, data: JSONBody[UserEdit], services: Deps, caller: Caller, if_match: IfMatch = None
 ) -> Response[UserOut]:
+    """Who sets a password, enables somebody or puts them into a group has to hold what that user or group holds."""
     hashed = None
     if data.password is not UNSET:
         hashed = await services.passwords.hash(_good_password(services, "password", data.password))
@@ -166,7 +171,12 @@ async def edit_user(
             group_ids = await _group_ids(tx, data.groups)
             groups_change = set(group_ids) != {group_id for group_id, _unused in user.groups}
             if groups_change:
+                joining = set(group_ids) - {group_id for group_id, _unused in user.groups}
+                require_all_of(services, caller, "groups", "", joining)
                 await tx.users.set_groups(user.id, group_ids, now)
+        if hashed is not None or enabled:
+            field = "password" if hashed is not None else "enabled"
+            require_all_of(services, caller, field, user.id, [group_id for group_id, _unused in user.groups])
         if hashed is not None:
             await tx.users.set_password_hash(user.id, hashed, now)
             await tx.tokens.revoke_all_of(user.id, now, keep=caller.token_id)
@@ -183,7 +193,12 @@ async def edit_user(
         return _with_etag(user)
 
 
-@delete("/users/{ref:str}", opt=ADMIN, tags=["users"], summary="Delete a user, their tokens and memberships")
+@delete(
+    "/users/{ref:str}",
+    opt=needs("users", "delete"),
+    tags=["users"],
+    summary="Delete a user, their tokens and memberships",
+)
 async def delete_user(ref: PathRef, services: Deps, if_match: IfMatch = None) -> None:
     async with services.store.write() as tx:
         user = await found("user", ref, tx.users.get)
@@ -234,7 +249,7 @@ async def keep_an_admin(tx: Transaction) -> None:
 
 
 async def _group_ids(tx: Transaction, refs: list[str]) -> list[str]:
-    return [(await named_by("groups", "group", ref, tx.groups.get)).id for ref in refs]
+    return [group_id for group_id, _unused in await named_all("groups", "group", refs, tx.groups.named)]
 
 
 def _good_password(services: Services, field: str, password: str) -> Secret:

@@ -8,7 +8,7 @@ what they hold open. The index must never grant what the store did not say, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -147,6 +147,20 @@ class Index:
         if members.until:
             return {fact for fact in facts if members.until.get(fact, inf) > now}
         return facts
+
+    def groups_of(self, user_id: str) -> tuple[str, ...]:
+        """The ids of the groups that a user is in."""
+        user = self._users.get(user_id)
+        return () if user is None else tuple(group_id for group_id, _unused in user.groups)
+
+    def entered_by(self, user_id: str, group_ids: Iterable[str]) -> set[str]:
+        """The ids of the clusters that this user, or one of these groups, is a member of."""
+        groups = set(group_ids)
+        return {
+            cluster_id
+            for cluster_id, members in self._members.items()
+            if user_id in members.users or not groups.isdisjoint(members.groups)
+        }
 
     def cluster(self, ref: str) -> ClusterView | None:
         """A cluster by id or by name."""

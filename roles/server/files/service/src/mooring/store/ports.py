@@ -136,6 +136,9 @@ class JoinTokens(Protocol):
 class Users(Protocol):
     async def get(self, ref: str) -> User | None: ...
 
+    async def named(self, refs: Iterable[str]) -> Mapping[str, tuple[str, str]]:
+        """Ref (id or name) -> id and name, of those that there are."""
+
     async def page(
         self, paging: Paging, *, name: str | None = None, enabled: bool | None = None, group: str | None = None
     ) -> Page[User]: ...
@@ -158,6 +161,9 @@ class Users(Protocol):
 
 class Groups(Protocol):
     async def get(self, ref: str) -> Group | None: ...
+
+    async def named(self, refs: Iterable[str]) -> Mapping[str, tuple[str, str]]:
+        """Ref (id or name) -> id and name, of those that there are."""
 
     async def page(self, paging: Paging, *, name: str | None = None, member: str | None = None) -> Page[Group]: ...
 

@@ -69,6 +69,17 @@ class Repository:
         result = await self.session.execute(select(func.count()).select_from(statement.order_by(None).subquery()))
         return int(result.scalar_one())
 
+    async def names(
+        self, id_column: InstrumentedAttribute[str], name_column: InstrumentedAttribute[str], refs: Iterable[str]
+    ) -> dict[str, tuple[str, str]]:
+        """Ref (id or name) -> id and name, of those that there are."""
+        found: dict[str, tuple[str, str]] = {}
+        for some in chunks(set(refs)):
+            statement = select(id_column, name_column).where(or_(id_column.in_(some), name_column.in_(some)))
+            for row_id, name in await self.session.execute(statement):
+                found[row_id] = found[name] = (row_id, name)
+        return found
+
     async def rows(
         self,
         statement: Select[R],

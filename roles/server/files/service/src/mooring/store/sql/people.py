@@ -25,6 +25,9 @@ class SqlUsers(Repository):
         row = await self.one(select(UserRow).where(matches(UserRow.id, UserRow.name, ref)))
         return None if row is None else (await self.records([row]))[0]
 
+    async def named(self, refs: Iterable[str]) -> dict[str, tuple[str, str]]:
+        return await self.names(UserRow.id, UserRow.name, refs)
+
     async def page(
         self, paging: Paging, *, name: str | None = None, enabled: bool | None = None, group: str | None = None
     ) -> Page[User]:
@@ -156,6 +159,9 @@ class SqlGroups(Repository):
     async def get(self, ref: str) -> Group | None:
         row = await self.one(select(GroupRow).where(matches(GroupRow.id, GroupRow.name, ref)))
         return None if row is None else (await self.records([row]))[0]
+
+    async def named(self, refs: Iterable[str]) -> dict[str, tuple[str, str]]:
+        return await self.names(GroupRow.id, GroupRow.name, refs)
 
     async def page(self, paging: Paging, *, name: str | None = None, member: str | None = None) -> Page[Group]:
         statement = select(GroupRow)
