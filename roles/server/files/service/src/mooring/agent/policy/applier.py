@@ -231,15 +231,12 @@ class Applier:
     async def _put(self, at: Key, item: Manifest) -> None:
         """Applies an object. Raises NotOurs, KubeError, FetchError, BadConfig."""
         seen = self._seen.get(at)
-        if seen is None:
+        force = seen is not None and seen.ours
+        if not force:
             there = await self._cluster.get(at)
             if there is not None and not self._is_ours(at, there):
                 raise NotOurs(_whose(there))
             force = there is not None
-        elif not seen.ours:
-            raise NotOurs("somebody else made it")
-        else:
-            force = True
         # Without force, what somebody makes just now under this name is a conflict, and not written over.
         made = await self._cluster.apply(item, force=force)
         self._uids[at] = made.metadata.uid
