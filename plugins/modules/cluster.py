@@ -32,6 +32,16 @@ options:
     description:
       - All the labels of the cluster. Labels that are not named here are removed. Kept as they are when not set.
     type: dict
+  profile:
+    description:
+      - How much of the cluster its agent may change, and so what policies can do there.
+      - With V(admin) the manifest lets the agent give away any right, which is what policies need. With V(read-only)
+        the cluster's own RBAC lets it give away reading only (C(get), C(list), C(watch)). With V(proxy-only) it
+        manages no roles, and there are no policies in the cluster.
+      - A new cluster is V(admin) when not set; later it is kept as it is when not set. A change holds once the
+        manifest has been applied again.
+    type: str
+    choices: [proxy-only, read-only, admin]
   state:
     description:
       - Whether the cluster exists on the server. Removing it closes its tunnel and revokes its agent's key.
@@ -157,6 +167,10 @@ cluster:
       description: Labels.
       type: dict
       sample: {"site": "paris"}
+    profile:
+      description: How much of the cluster its agent may change.
+      type: str
+      sample: admin
     kubernetes_version:
       description: Version of the cluster's API server, as its agent reported it.
       type: str
@@ -224,11 +238,11 @@ def connect(client, params):
 def work(module, client):
     params = module.params
     path = "/clusters/%s" % ref(params["name"])
-    resource = Resource(module, client, "/clusters", path, shown=("name", "description", "labels"))
+    resource = Resource(module, client, "/clusters", path, shown=("name", "description", "labels", "profile"))
     if params["state"] == "absent":
         return resource.absent()
 
-    wished = dict((k, params[k]) for k in ("description", "labels") if params[k] is not None)
+    wished = dict((k, params[k]) for k in ("description", "labels", "profile") if params[k] is not None)
     if "labels" in wished:
         wished["labels"] = dict((str(k), str(v)) for k, v in wished["labels"].items())
     cluster, result = resource.present(wished, key=dict(name=params["name"]))
@@ -254,6 +268,7 @@ def main():
             name=dict(type="str", required=True),
             description=dict(type="str"),
             labels=dict(type="dict"),
+            profile=dict(type="str", choices=["proxy-only", "read-only", "admin"]),
             join_token=dict(type="str", choices=WHEN, default="never", no_log=False),
             manifest=dict(type="str", choices=WHEN, default="never"),
             rekey=dict(type="bool", default=False, no_log=False),

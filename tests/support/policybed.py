@@ -207,11 +207,13 @@ class Bed:
         for agent, _unused, _also in self._running:
             agent.heard(message)
 
-    async def policy(self, objects: list[Manifest], spaces: list[Manifest] | None = None, **other: Any) -> None:
+    async def policy(
+        self, objects: list[Manifest], spaces: list[Manifest] | None = None, *, within: float = 60, **other: Any
+    ) -> None:
         """This is the policy from now on; returns when an agent has reported it as applied."""
         self.offer(objects, spaces, **other)
         revision = self.revision
-        await until(f"revision {revision} is applied", lambda: self.last("applied") == revision, 60)
+        await until(f"revision {revision} is applied", lambda: self.last("applied") == revision, within)
 
     def offer(self, objects: list[Manifest], spaces: list[Manifest] | None = None, **other: Any) -> None:
         """Signs and announces a policy."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -387,14 +388,18 @@ async def test_one_of_two_agents_works_and_the_other_goes_on(bed: Bed, real: Rea
 
 
 @pytest.mark.timeout(300)
-async def test_how_long_5000_bindings_take(bed: Bed, real: Real) -> None:
+async def test_how_long_many_bindings_take(bed: Bed, real: Real) -> None:
+    count = int(os.environ.get("MOORING_POLICY_BINDINGS", "500"))
     for number in range(10):
         await real.make_space(f"many-{number}")
     bed.start()
     name = "mooring:reader:0000000001"
-    many = [binding(f"reader:{at // 10}", name, ["bob", f"u{at}"], namespace=f"many-{at % 10}") for at in range(5000)]
     spaces = [space(f"many-{number}") for number in range(10)]
+    many = [binding(f"reader:{at}", name, ["bob", f"u{at}"], namespace=f"many-{at % 10}") for at in range(count)]
     began = time.monotonic()
-    await bed.policy([READER, *many], spaces)
-    print(f"\n5000 bindings applied in {time.monotonic() - began:.1f} s")
+    await bed.policy([READER, *many], spaces, within=240)
+    print(f"\n{count} bindings applied in {time.monotonic() - began:.1f} s")
     assert bed.errors() == {}
+    began = time.monotonic()
+    await bed.policy([], spaces, within=240)
+    print(f"{count} bindings taken away in {time.monotonic() - began:.1f} s")

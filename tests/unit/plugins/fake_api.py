@@ -22,6 +22,7 @@ FIELDS = {
     "clusters": {
         "description": "",
         "labels": {},
+        "profile": "admin",
         "state": "pending",
         "state_reason": "no agent has registered yet",
         "cluster_uid": None,

@@ -185,6 +185,26 @@ async def test_the_manifest_holds_a_join_token_and_the_ca(world: Any) -> None:
     assert ("ClusterRoleBinding", "mooring-admins") not in kinds
 
 
+async def test_the_manifest_lets_the_agent_do_what_the_clusters_profile_says(world: Any) -> None:
+    made = await world.admin.ok("POST", "/clusters", {"name": "prod"})
+    assert made["profile"] == "admin"
+
+    async def verbs() -> set[str]:
+        answer = await world.admin("POST", "/clusters/prod/manifest", {"join_token": False})
+        roles = [item for item in yaml.safe_load_all(answer.text) if item["kind"] == "ClusterRole"]
+        (agent,) = [item for item in roles if item["metadata"]["name"] == "mooring-agent"]
+        return {verb for rule in agent["rules"] for verb in rule["verbs"]}
+
+    assert {"escalate", "bind"} <= await verbs()
+    changed = await world.admin.ok("PATCH", "/clusters/prod", {"profile": "read-only"})
+    assert (changed["profile"], changed["version"]) == ("read-only", made["version"] + 1)
+    assert not {"escalate", "bind"} & await verbs()
+    again = await world.admin.ok("PATCH", "/clusters/prod", {"profile": "read-only"})
+    assert again["version"] == changed["version"]
+    answer = await world.admin("PATCH", "/clusters/prod", {"profile": "root"})
+    assert answer.json()["errors"][0]["field"] == "profile"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -14,6 +14,7 @@ from mooring.cli.files import write_output
 from mooring.cli.output import output_option, show, show_list
 from mooring.cli.parameters import Duration, Label, NameOf, confirm, yes_option
 from mooring.lib.errors import MooringError
+from mooring.lib.profiles import PROFILES
 
 _COLUMNS = (
     ("NAME", "name"),
@@ -23,8 +24,14 @@ _COLUMNS = (
     ("LAST SEEN", "last_seen_at"),
     ("LABELS", "labels"),
 )
-_ORDER = ("name", "id", "state", "state_reason", "description", "labels", "kubernetes_version", "node_count")
+_ORDER = (
+    "name", "id", "state", "state_reason", "description", "labels", "profile", "kubernetes_version", "node_count",
+)  # fmt: skip
 CLUSTER = NameOf("clusters")
+_PROFILE = click.option(
+    "--profile", "agent_profile", type=click.Choice(PROFILES),
+    help="How much the agent may change there, and so what policies can do.  [default when made: admin]",
+)  # fmt: skip
 
 
 @click.group()
@@ -66,11 +73,17 @@ def get(name: str, output: str) -> None:
 @click.argument("name")
 @click.option("--description", default="", help="What it is for.")
 @click.option("--label", "labels", type=Label(), multiple=True, help="A label (repeatable).")
+@_PROFILE
 @output_option
-def create(name: str, description: str, labels: tuple[tuple[str, str], ...], output: str) -> None:
+def create(
+    name: str, description: str, labels: tuple[tuple[str, str], ...], agent_profile: str | None, output: str
+) -> None:
     """Make a cluster. It is pending until its agent joins."""
+    body: dict[str, Any] = {"name": name, "description": description, "labels": dict(labels)}
+    if agent_profile is not None:
+        body["profile"] = agent_profile
     with Client(profile.active()) as client:
-        made = client.post("clusters", {"name": name, "description": description, "labels": dict(labels)})
+        made = client.post("clusters", body)
     show(made, output, _ORDER)
     if output == "table":
         click.echo(f"\nnext: mooring cluster manifest {name} | kubectl apply -f -   (in that cluster)", err=True)
@@ -81,11 +94,17 @@ def create(name: str, description: str, labels: tuple[tuple[str, str], ...], out
 @click.option("--description", help="The new description.")
 @click.option("--label", "labels", type=Label(), multiple=True, help="Set a label (repeatable).")
 @click.option("--remove-label", "removed", multiple=True, help="Take a label away (repeatable).")
+@_PROFILE
 @output_option
 def update(
-    name: str, description: str | None, labels: tuple[tuple[str, str], ...], removed: tuple[str, ...], output: str
+    name: str,
+    description: str | None,
+    labels: tuple[tuple[str, str], ...],
+    removed: tuple[str, ...],
+    agent_profile: str | None,
+    output: str,
 ) -> None:
-    """Change a cluster's description and labels."""
+    """Change a cluster's description, labels and profile. A new profile holds once the manifest is applied again."""
     path = f"clusters/{segment(name)}"
     change: dict[str, Any] = {}
     with Client(profile.active()) as client:
@@ -94,8 +113,10 @@ def update(
         if labels or removed:
             kept = {k: v for k, v in client.get(path)["labels"].items() if k not in removed}
             change["labels"] = {**kept, **dict(labels)}
+        if agent_profile is not None:
+            change["profile"] = agent_profile
         if not change:
-            raise MooringError("nothing to change", "give --description, --label or --remove-label")
+            raise MooringError("nothing to change", "give --description, --label, --remove-label or --profile")
         show(client.change(path, change), output, _ORDER)
 
 
