@@ -278,7 +278,7 @@ async def test_namespaces_of_a_project_are_made_labelled_and_bound_when_they_com
     async def strict() -> bool:
         found = await real.there("/api/v1/namespaces/sp-old")
         assert found is not None
-        return found["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") == "restricted"
+        return bool(found["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") == "restricted")
 
     await until("the level is back", strict, 2)
     await until("it was reported", lambda: ("Namespace sp-old", "changed") in bed.drift())
