@@ -95,7 +95,6 @@ class ClusterOut(Output):
     nodes_ready: int | None
     api_server_healthy: bool | None
     agent_version: str
-    profile: Profile
     cluster_uid: str | None
     policy: ClusterPolicyOut
     proxy_url: str
@@ -109,12 +108,8 @@ class ClusterList(Output):
 
 
 class ClusterNew(Input):
-<<<<<<< HEAD
     """`profile` says how much of the cluster its agent may change: `proxy-only` (nothing), `read-only` (roles and
     bindings that give reading), `admin` (whatever a policy says)."""
-=======
-    """`profile` says how much of the cluster the agent may change, and so what policies can do there."""
->>>>>>> 98ff06f (Clusters have a profile: API, CLI, module, role; removing a cluster removes what policies made)
 
     name: Annotated[str, Meta(max_length=63)]
     description: Description = ""
@@ -123,11 +118,7 @@ class ClusterNew(Input):
 
 
 class ClusterEdit(Input):
-<<<<<<< HEAD
     """A new `profile` holds once its manifest is applied in the cluster."""
-=======
-    """A new `profile` holds in the cluster once its manifest has been applied again."""
->>>>>>> 98ff06f (Clusters have a profile: API, CLI, module, role; removing a cluster removes what policies made)
 
     description: Description | UnsetType = UNSET
     labels: dict[str, str] | UnsetType = UNSET
@@ -216,34 +207,24 @@ async def get_cluster(ref: PathRef, services: Deps, caller: Caller) -> Response[
     return _with_etag(services, cluster)
 
 
-<<<<<<< HEAD
 @patch(
     "/clusters/{ref:str}",
     opt=needs("clusters", "update", "cluster"),
     tags=["clusters"],
     summary="Change description or labels",
 )
-=======
-@patch("/clusters/{ref:str}", opt=ADMIN, tags=["clusters"], summary="Change description, labels or profile")
->>>>>>> 98ff06f (Clusters have a profile: API, CLI, module, role; removing a cluster removes what policies made)
 async def edit_cluster(
     ref: PathRef, data: JSONBody[ClusterEdit], services: Deps, caller: Caller, if_match: IfMatch = None
 ) -> Response[ClusterOut]:
     """Global roles choose clusters by labels: what they would give here by new ones, the caller has to hold here."""
     description = None if data.description is UNSET else check_text("description", data.description)
     labels = None if data.labels is UNSET else check_labels(data.labels)
-<<<<<<< HEAD
     profile = None if isinstance(data.profile, UnsetType) else data.profile
-=======
-    profile = None if data.profile is UNSET else data.profile
->>>>>>> 98ff06f (Clusters have a profile: API, CLI, module, role; removing a cluster removes what policies made)
     async with services.store.write() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
         check_match(if_match, cluster.version)
-        changed = (
-            (description is not None and description != cluster.description)
-            or (labels is not None and labels != dict(cluster.labels))
-            or (profile is not None and profile != cluster.profile)
+        changed = (description is not None and description != cluster.description) or (
+            labels is not None and labels != dict(cluster.labels)
         )
         changed = changed or profile not in (None, cluster.profile)
         if labels is not None:
@@ -399,7 +380,6 @@ def _out(services: Services, cluster: Cluster) -> ClusterOut:
         nodes_ready=cluster.nodes_ready,
         api_server_healthy=cluster.api_server_healthy,
         agent_version=cluster.agent_version,
-        profile=cluster.profile,
         cluster_uid=cluster.cluster_uid,
         policy=_policy(services, cluster),
         proxy_url=f"{services.settings.url}/k8s/clusters/{cluster.name}",
