@@ -297,7 +297,8 @@ async def test_agents_hear_what_they_are_told_at_every_worker_and_when_they_conn
 async def test_a_control_process_that_was_replaced_hears_the_last_of_each_kind(bus: Bus) -> None:
     worker = await bus.join(0)
     worker.hub.clusters = lambda: ["c-lab"]  # type: ignore[method-assign]
-    for message in ({"kind": "status", "node_count": 1}, *({"kind": "policy-status", "applied": n} for n in (1, 2))):
+    policy: dict[str, Any] = {"kind": "policy-status", "drift": [{"object": "o"}]}
+    for message in ({"kind": "status", "node_count": 1}, policy | {"applied": 1}, policy | {"applied": 2}):
         for callback in worker.hub.on_message:
             callback("c-lab", message)
     await bus.roster.aclose()

@@ -42,6 +42,8 @@ USED_SECONDS: Final = 5.0
 KINDS: Final = ("status", "policy-status")
 """The control messages of agents that are passed on; of each cluster and kind, the last one is kept for a control
 process that does not know it."""
+EVENTS: Final = "drift"
+"""The member of them that tells of events: it is passed on once, and not kept."""
 
 log = logging.get("mooring.bus")
 
@@ -340,7 +342,8 @@ class Link:
         except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError):
             log.warning("an agent's status cannot be passed on", cluster=cluster_id)
             return
-        self._said[kind][cluster_id] = data
+        kept = {name: value for name, value in message.items() if name != EVENTS}
+        self._said[kind][cluster_id] = msgspec.json.encode(kept) if EVENTS in message else data
         self._send(messages.AgentSaid(cluster_id=cluster_id, message=data))
 
 

@@ -14,30 +14,29 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from mooring.control import policystatus
 from mooring.control.affected import affected, clusters_of, next_end
 from mooring.control.bundles import Bundles, Encoded, Wanted
 from mooring.control.drift import DriftLog
+from mooring.control.standings import Standings
 from mooring.lib import logging, metrics
 from mooring.lib.bounds import Rate
 from mooring.lib.clock import Clock
 from mooring.lib.tasks import Supervisor
 from mooring.policy.book import Book
 from mooring.policy.render import ClusterFacts
-from mooring.policy.standing import STATES, Standing, State, stand
-from mooring.store.policies import PolicyFault, PolicyStatus
-from mooring.store.ports import Paging, Store, StoreUnavailable
+from mooring.policy.standing import Standing
+from mooring.store.policies import PolicyStatus
+from mooring.store.ports import Store
 from mooring.store.records import Cluster, Delta
 
 GATHER: Final = 0.02  # seconds: commits that follow each other become one bundle
 BURST: Final = 16  # bundles of one cluster in a row; then one for each 0.3 s: an agent has a bound of its own (Replays)
 BURST_SECONDS: Final = 5.0
-WRITE_EVERY: Final = 1.0  # seconds between two writes, at least
-RETRY: Final = 30.0  # seconds until what could not be rendered or written is tried again
+RETRY: Final = 30.0  # seconds until what could not be rendered is tried again
 FETCH_SECONDS: Final = 20.0  # for a bundle that is not in memory any more
 LOOK_AGAIN: Final = 60.0  # seconds until the next end of a binding is looked for again: the clock may have been set
 
@@ -53,20 +52,6 @@ class HubView(Protocol):
     def tell(self, cluster_id: str, message: dict[str, Any]) -> None: ...
 
 
-@dataclass(slots=True)
-class _Known:
-    """What is known of a cluster. `wanted_since`: of the commit that made the wanted policy what it is."""
-
-    facts: ClusterFacts
-    status: PolicyStatus
-    wanted_since: float
-    told: str = ""  # the digest that its agents were told
-    desire_noted: bool = False  # to be written
-    report_noted: bool = False
-    problem: str = ""  # why it cannot be rendered
-    timed: bool = False  # whether the time until it is applied is to be counted
-
-
 class PolicyController:
     """Call `start` after the index is loaded, then `committed` for each commit, after the index took it over."""
 
@@ -76,14 +61,13 @@ class PolicyController:
         self._clock = clock
         self._book = book
         self._bundles = bundles
-        self._drift = drift
-        self._clusters: dict[str, _Known] = {}
+        self._standings = Standings(store, clock, drift, hub.connected)
+        self._clusters = self._standings.known
         self._disabled: set[str] = set()
         self._due: dict[str, float] = {}  # cluster id -> the time of the commit
         self._rate = Rate(BURST, BURST_SECONDS)
         self._ended_to = clock.now()
         self._wake = asyncio.Event()
-        self._write = asyncio.Event()
         self._ends = asyncio.Event()
         self._rendering = asyncio.Lock()
         self._tasks = Supervisor("policies")
@@ -96,26 +80,23 @@ class PolicyController:
         snapshot = await self._store.snapshot(self._clock.now())
         self._disabled = {user.id for user in snapshot.users if not user.enabled}
         self._book.load(policy, {cluster.id: cluster.labels for cluster in snapshot.clusters}, revision)
-        stood = {status.cluster_id: status async for status in self._stored()}
+        stood = {status.cluster_id: status async for status in self._standings.stored()}
         for cluster in snapshot.clusters:
             self._know(cluster, stood.get(cluster.id))
+        self._hub.on_change.append(self._changed)
         self._hub.on_message.append(self._message)
-        for state in STATES:
-            metrics.POLICY_CLUSTERS.labels(state).set_function(lambda state=state: self._count(state))  # type: ignore[misc]
-        metrics.POLICY_LAG.set_function(self._longest_lag)
-        metrics.POLICY_ERRORS.set_function(lambda: sum(len(known.status.errors) for known in self._clusters.values()))
         self._tasks.spawn(self._render_all(), "render")
-        self._tasks.spawn(self._write_all(), "write")
+        self._standings.start()
         self._tasks.spawn(self._watch_ends(), "ends")
 
     async def aclose(self) -> None:
         """Write what is still noted, if the database answers within 5 seconds."""
         await self._tasks.aclose()
-        try:
-            async with asyncio.timeout(5):
-                await self.flush()
-        except (StoreUnavailable, TimeoutError):
-            self._log.warning("how the last policies were applied was not written")
+        await self._standings.aclose()
+
+    async def flush(self) -> None:
+        """Write how the clusters stand, now. Raises StoreUnavailable."""
+        await self._standings.flush()
 
     # --- asked by the API -------------------------------------------------------------------------------------------
 
@@ -143,7 +124,7 @@ class PolicyController:
     def standing(self, cluster_id: str) -> Standing | None:
         """How the cluster stands now; None: there is no such cluster."""
         known = self._clusters.get(cluster_id)
-        return None if known is None else self._stands(known)
+        return None if known is None else self._standings.stands(known)
 
     # --- heard of the store; must not wait --------------------------------------------------------------------------
 
@@ -192,19 +173,16 @@ class PolicyController:
 
     def _know(self, cluster: Cluster, status: PolicyStatus | None) -> None:
         facts = _facts(cluster)
-        status = status or PolicyStatus(cluster_id=cluster.id, cluster_name=cluster.name)
-        now = self._clock.now()
-        self._clusters[cluster.id] = _Known(facts, status, now)
+        self._standings.know(facts, status)
         self._book.set_labels(cluster.id, facts.labels)
-        self._due.setdefault(cluster.id, now)
+        self._due.setdefault(cluster.id, self._clock.now())
         self._wake.set()
 
     def _forget(self, cluster_id: str) -> None:
-        self._clusters.pop(cluster_id, None)
+        self._standings.forget(cluster_id)
         self._due.pop(cluster_id, None)
         self._book.set_labels(cluster_id, None)
         self._bundles.forget(cluster_id)
-        self._drift.forget(cluster_id)
 
     # --- rendering --------------------------------------------------------------------------------------------------
 
@@ -259,11 +237,7 @@ class PolicyController:
                 return
             known.problem = ""
             if encoded.digest != known.status.desired_digest:
-                known.status = replace(known.status, desired_revision=encoded.revision, desired_digest=encoded.digest)
-                known.wanted_since = now if since is None else since
-                known.timed = self._hub.connected(cluster_id)
-                known.desire_noted = True
-                self._write.set()
+                self._standings.want(known, encoded.revision, encoded.digest, now if since is None else since)
             if encoded.digest != known.told:
                 known.told = encoded.digest
                 self._hub.tell(
@@ -297,112 +271,23 @@ class PolicyController:
 
     # --- heard of agents; must not wait -----------------------------------------------------------------------------
 
+    def _changed(self, cluster_id: str, connected: bool, reason: str) -> None:
+        known = self._clusters.get(cluster_id)
+        if known is not None and not connected:
+            known.timed = False  # what it waits for from now on is the agent
+
     def _message(self, cluster_id: str, message: dict[str, Any]) -> None:
         known = self._clusters.get(cluster_id)
         if message.get("kind") != "policy-status" or known is None:
             return
-        try:
-            said = policystatus.read(message)
-        except ValueError as error:
-            self._log.warning("an agent's policy-status was not understood", cluster=cluster_id, error=str(error))
-            return
-        now, before = self._clock.now(), known.status
-        known.status = replace(
-            before,
-            applied_revision=said.applied,
-            applied_digest=said.digest,
-            applied_at=said.applied_at,
-            profile=said.profile,
-            errors=said.errors,
-            healed=said.healed,
-            reported_at=now,
-        )
-        known.report_noted = True
-        self._write.set()
-        if said.applied > before.desired_revision and said.digest != before.desired_digest:
+        self._standings.heard(known, message)
+        now = known.status
+        if now.applied_revision > now.desired_revision and now.applied_digest != now.desired_digest:
             # The database is older than what the agent has: it was restored. An agent takes no lower revision.
-            known.status = replace(known.status, desired_digest="")
+            known.status = replace(now, desired_digest="")
             known.told = ""
-            self._due.setdefault(cluster_id, now)
+            self._due.setdefault(cluster_id, self._clock.now())
             self._wake.set()
-        metrics.POLICY_HEALED.inc(said.healed - before.healed if said.healed >= before.healed else said.healed)
-        if known.timed and said.digest == before.desired_digest:
-            known.timed = False
-            metrics.POLICY_APPLY_SECONDS.observe(max(0.0, now - known.wanted_since))
-        if said.errors and said.errors != before.errors:
-            self._log.warning(
-                "a cluster cannot apply a part of its policy",
-                cluster=known.facts.name,
-                objects=len(said.errors),
-                first=f"{said.errors[0].object}: {said.errors[0].reason}",
-            )
-        self._drift.note(known.facts, said.drift, now)
-
-    # --- written down -----------------------------------------------------------------------------------------------
-
-    async def flush(self) -> None:
-        """Write what changed, now. What could not be written stays noted. Raises StoreUnavailable."""
-        noted = {id: known for id, known in self._clusters.items() if known.desire_noted or known.report_noted}
-        if not noted:
-            return
-        marks = {id: (known.desire_noted, known.report_noted) for id, known in noted.items()}
-        for known in noted.values():
-            known.desire_noted = known.report_noted = False
-        try:
-            async with self._store.write() as tx:
-                for cluster_id, (desired, reported) in sorted(marks.items()):
-                    status = noted[cluster_id].status
-                    if desired:
-                        await tx.policy_status.desire(cluster_id, status.desired_revision, status.desired_digest)
-                    if reported:
-                        await tx.policy_status.report(status)
-        except BaseException:
-            for cluster_id, (desired, reported) in marks.items():
-                noted[cluster_id].desire_noted |= desired
-                noted[cluster_id].report_noted |= reported
-            raise
-
-    async def _write_all(self) -> None:
-        while True:
-            await self._write.wait()
-            self._write.clear()
-            pause = WRITE_EVERY
-            try:
-                await self.flush()
-            except StoreUnavailable:
-                self._write.set()
-                pause = RETRY
-            except Exception as error:
-                # One bad row must not end the only writer; what was noted is tried again with the next change.
-                self._log.exception("how policies were applied was not written", error=repr(error))
-            await asyncio.sleep(pause)
-
-    async def _stored(self) -> AsyncIterator[PolicyStatus]:
-        after: tuple[str, ...] | None = None
-        async with self._store.read() as tx:
-            while True:
-                page = await tx.policy_status.page(Paging(500, after))
-                for status in page.items:
-                    yield status
-                if page.next is None:
-                    return
-                after = page.next
-
-    # --- counted ----------------------------------------------------------------------------------------------------
-
-    def _count(self, state: State) -> float:
-        return sum(self._stands(known).state == state for known in self._clusters.values())
-
-    def _longest_lag(self) -> float:
-        """Of those whose agent is connected: what the others wait for is the agent."""
-        lags = [self._stands(known).lag or 0.0 for id, known in self._clusters.items() if self._hub.connected(id)]
-        return max(lags, default=0.0)
-
-    def _stands(self, known: _Known) -> Standing:
-        status = known.status
-        if known.problem:
-            status = replace(status, errors=(PolicyFault("the whole policy", known.problem), *status.errors))
-        return stand(status, known.wanted_since, self._clock.now())
 
 
 def _facts(cluster: Cluster) -> ClusterFacts:
