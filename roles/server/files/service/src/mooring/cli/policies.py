@@ -39,6 +39,7 @@ def status(cluster: str | None, output: str) -> None:
     """How far the policy is in each cluster, or all that is known of one."""
     columns = (
         ("CLUSTER", "cluster"),
+        ("STATE", "state"),
         ("DESIRED", "desired_revision"),
         ("APPLIED", "applied_revision"),
         ("LAG", "lag_seconds"),
