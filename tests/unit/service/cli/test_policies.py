@@ -197,6 +197,23 @@ def test_a_simulation_is_told_by_cluster_and_object(api: FakeApi, home: Path, mo
     )
 
 
+def test_an_explanation_names_who_and_why(api: FakeApi, mooring: Callable[..., Result]) -> None:
+    reason_ = {
+        "binding": "x",
+        "users": ["bob"],
+        "groups": ["devs"],
+        "service_accounts": [],
+        "subjects": 7,
+        "expires_at": None,
+        "sentence": "because",
+    }
+    api.answer("GET", "/api/v1/policy/explain?verb=get&cluster=lab&resource=pods", {"items": [reason_], "total": 3})
+    output = mooring("policy", "explain", "get", "pods", "--cluster", "lab").output
+    assert "bob,group devs,and 5 more" in output
+    assert "because" in output
+    assert "and 2 more bindings" in output
+
+
 @pytest.mark.parametrize(
     ("text", "because"),
     [

@@ -132,6 +132,7 @@ CALLS: list[tuple[str, str, str, Any, Any]] = [
     ("policy explain get --path /metrics --cluster lab", "GET",
      "/policy/explain?verb=get&cluster=lab&path=%2Fmetrics", EMPTY, None),
     ("policy access --user bob --cluster lab", "GET", "/policy/access?user=bob&cluster=lab", EMPTY, None),
+    ("policy access", "GET", "/policy/access", EMPTY, None),
     ("policy simulate -f CHANGES", "POST", "/policy/simulate", {"clusters": []},
      {"changes": [{"kind": "cluster_binding", "op": "delete", "name": "x"}]}),
     ("policy status lab", "GET", "/clusters/lab/policy", {"cluster": "lab", "errors": []}, None),
@@ -205,7 +206,8 @@ def test_nothing_is_deleted_unasked_without_a_terminal(
                 "membership create lab --user a --group b", "global-role update g", "role-template update r",
                 "role-template create r", "project update p", "project create p", "cluster-binding update x",
                 "cluster-binding create x --role r", "project-binding create x --role r --cluster lab",
-                "cluster-binding update x --no-end --expires-in 8h", "policy access", "policy explain get"]
+                "cluster-binding update x --no-end --expires-in 8h", "policy access --user a --group b",
+                "policy explain get"]
 )  # fmt: skip
 def test_a_command_without_a_point_says_what_it_needs(
     command: str, api: FakeApi, mooring: Callable[..., Result]

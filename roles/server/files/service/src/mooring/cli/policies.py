@@ -98,12 +98,16 @@ def explain(verb: str, resource: str | None, path: str | None, output: str, **pl
         (("BINDING", "binding"), ("SUBJECTS", "subjects"), ("ENDS", "expires_at"), ("WHY", "sentence")),
         output,
     )
+    if answer.get("total", 0) > len(answer["items"]):
+        click.echo(f"and {answer['total'] - len(answer['items'])} more bindings", err=True)
 
 
 def _subjects(binding: Mapping[str, Any]) -> list[str]:
     found = [str(name) for name in binding.get("users") or ()]
     found += [f"group {name}" for name in binding.get("groups") or ()]
-    return found + [f"service account {name}" for name in binding.get("service_accounts") or ()]
+    found += [f"service account {name}" for name in binding.get("service_accounts") or ()]
+    more = int(binding.get("subjects") or 0) - len(found)
+    return [*found, f"and {more} more"] if more > 0 else found
 
 
 @policy.command()
@@ -112,8 +116,8 @@ def _subjects(binding: Mapping[str, Any]) -> list[str]:
 @click.option("--cluster", type=CLUSTER, help="Only what holds in this cluster.")
 @output_option
 def access(user: str | None, group: str | None, cluster: str | None, output: str) -> None:
-    """What a user or group can do, and where."""
-    if (user is None) == (group is None):
+    """What a user or group can do, and where; without options, what you can do."""
+    if user is not None and group is not None:
         raise MooringError("one user or one group is asked about", "give --user or --group")
     asked = {key: value for key, value in (("user", user), ("group", group), ("cluster", cluster)) if value}
     with Client(profile.active()) as client:
@@ -122,7 +126,7 @@ def access(user: str | None, group: str | None, cluster: str | None, output: str
         show(answer, output)
         return
     show_list(
-        [{**item, "rules": "; ".join(rule_text(rule) for rule in item.get("rules") or ())} for item in answer["items"]],
+        [{**item, "rules": _rules(item)} for item in answer["items"]],
         (
             ("BINDING", "binding"),
             ("ROLE", "role"),
@@ -134,6 +138,14 @@ def access(user: str | None, group: str | None, cluster: str | None, output: str
         ),
         output,
     )
+    if answer.get("more"):
+        click.echo("and more bindings", err=True)
+
+
+def _rules(item: Mapping[str, Any]) -> str:
+    told = [rule_text(rule) for rule in item.get("rules") or ()]
+    told += [f"what the ClusterRole {name} gives" for name in item.get("externals") or ()]
+    return "; ".join(told)
 
 
 @policy.command()
@@ -159,7 +171,8 @@ def simulate(path: Path, output: str) -> None:
     if output != "table":
         show(answer, output)
         return
-    if not answer["clusters"]:
+    hidden = answer.get("hidden") or 0
+    if not answer["clusters"] and not hidden:
         click.echo("nothing changes in any cluster")
     for cluster in answer["clusters"]:
         counts = cluster.get("counts") or {}
@@ -172,6 +185,8 @@ def simulate(path: Path, output: str) -> None:
                 click.echo(f"  {sign} {item['kind']} {name}")
             if counts.get(what, 0) > len(listed):
                 click.echo(f"  {sign} and {counts[what] - len(listed)} more")
+    if hidden:
+        click.echo(f"and {hidden} clusters that you may not see")
 
 
 @policy.command()
