@@ -15,9 +15,11 @@ from mooring.app.sockets import unix_listener
 from mooring.authn.agents import AgentIdentity
 from mooring.authn.index import Change, Index, TokenRevoked, Unauthenticated, UserChanged
 from mooring.authn.tokens import new_token
+from mooring.bus import messages
 from mooring.bus.link import Link
-from mooring.bus.roster import Roster
+from mooring.bus.roster import Roster, parts
 from mooring.lib.clock import ManualClock
+from mooring.store.policies import PolicyDelta
 from mooring.store.records import Delta, Members, Snapshot
 from mooring.tunnel.hub import Hub
 from support import records as make
@@ -121,6 +123,33 @@ async def test_a_worker_knows_what_control_knows_and_hears_of_changes(bus: Bus) 
         assert worker.changes == [TokenRevoked(token.id)]
         with pytest.raises(Unauthenticated):
             worker.index.authenticate(made.text.reveal(), NOW)
+
+
+async def test_who_may_enter_reaches_everybody_whole_however_many_they_are(bus: Bus) -> None:
+    """Sixty thousand users by one binding, in two clusters: some megabytes, in parts, and nobody sees half of them."""
+    one, two, small = make.cluster("one"), make.cluster("two"), make.cluster("small")
+    ann = make.user("ann")
+    many = {f"u-{number:012d}": "b-bindingbindi" for number in range(60_000)}
+    until_then = {"b-bindingbindi": NOW + 60}
+    both = Members(many | {ann.id: "b-bindingbindi"}, {"g-adminsadmins": "b-adminsadmins"}, until_then)
+    few = Members({ann.id: "m-1"})
+    bus.index.load(Snapshot([one, two, small], [ann], [], {one.id: both, two.id: both, small.id: few}))
+    worker = await bus.join(0)
+    assert worker.index.snapshot().members == {one.id: both, two.id: both, small.id: few}
+    worker.changes.clear()
+    less = Members(many, both.groups, until_then)
+    policy = PolicyDelta(projects={"p-gone": None})
+    bus.commit(members={one.id: less, two.id: less, small.id: Members()}, policy=policy, policy_revision=7)
+    await until(lambda: len(worker.changes) == 3)
+    assert worker.index.snapshot().members == {one.id: less, two.id: less, small.id: Members()}
+    assert worker.index.memberships_of(ann.id, two.id, NOW) == set()
+
+
+def test_the_policy_is_not_for_workers() -> None:
+    policy = PolicyDelta(projects={"p-gone": None})
+    changed = Delta(members={"c-one": Members({"u-ann": "m-1"})}, policy=policy, policy_revision=7)
+    assert list(parts(changed)) == [messages.Changed(delta=Delta(members=changed.members))]
+    assert list(parts(Delta(policy=policy, policy_revision=7))) == []
 
 
 async def test_a_change_of_very_many_reaches_everybody(bus: Bus) -> None:

@@ -26,7 +26,7 @@ from mooring.lib import logging
 from mooring.lib.clock import Clock
 from mooring.lib.errors import MooringError
 from mooring.lib.tasks import Supervisor
-from mooring.store.records import Cluster, Members, Snapshot, Token, User
+from mooring.store.records import Cluster, Delta, Members, Snapshot, Token, User
 from mooring.tunnel.hub import Hub
 from mooring.tunnel.session import Session
 
@@ -69,6 +69,7 @@ class Link:
         self._loaded = asyncio.Event()
         self._ended = asyncio.Event()
         self._parts: list[messages.SnapshotPart] = []
+        self._gathered: tuple[dict[str, str], dict[str, str], dict[str, float]] = ({}, {}, {})
         self._alive = clock.monotonic()  # the channel's last sign of life
         self._heard = self._alive  # when the index was last known to be true
         self._reachable: set[str] = set()
@@ -201,6 +202,7 @@ class Link:
         self._channel = channel
         self._alive = self._clock.monotonic()
         self._parts.clear()
+        self._gathered = ({}, {}, {})
         connected = {cluster_id: self._said["status"].get(cluster_id, b"") for cluster_id in self._hub.clusters()}
         seen = self._replays.seen(self._clock.now())
         channel.send(
@@ -255,6 +257,8 @@ class Link:
         match message:
             case messages.Changed(delta=delta):
                 self._index.apply(delta)
+            case messages.MembersPart():
+                self._gather(message)
             case messages.Tell(cluster_id=cluster_id, message=said):
                 self._tell(cluster_id, said)
             case messages.Beat(database=problem):
@@ -299,6 +303,21 @@ class Link:
         if self._loaded.is_set():
             log.info("the control process is back")
         self._loaded.set()
+
+    def _gather(self, message: messages.MembersPart) -> None:
+        """Put the parts together: an index must not see half of those who may enter."""
+        part = message.part
+        self._gathered[0].update(part.users)
+        self._gathered[1].update(part.groups)
+        self._gathered[2].update(part.until)
+        if not message.last:
+            return
+        whole = dict.fromkeys(message.cluster_ids, Members(*self._gathered))
+        self._gathered = ({}, {}, {})
+        if self._synced:
+            self._index.apply(Delta(members=whole))
+        else:
+            self._parts.append(messages.SnapshotPart(members=whole))
 
     def _claimed(self, number: int, first: bool | None) -> None:
         answer = self._claims.pop(number, None)

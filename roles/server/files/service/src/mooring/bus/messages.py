@@ -13,6 +13,8 @@ from mooring.store.records import Cluster, Delta, Members, Token, User
 
 MAX_PART = 100
 """Records in one part of a snapshot."""
+MAX_MEMBERS = 10_000
+"""Users and groups in one part of who may enter a cluster. With fewer, it goes whole, in the company of others."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -141,6 +143,15 @@ class Tell(_Message, frozen=True):
     message: bytes
 
 
+class MembersPart(_Message, frozen=True):
+    """Some of those who may enter these clusters, which all have the same: for clusters with many, in the snapshot and
+    after it. The parts of one value follow each other; `last`: that was all of it."""
+
+    cluster_ids: list[str]
+    part: Members
+    last: bool
+
+
 class Instances(_Message, frozen=True):
     """The live instances (workers) of this server, in the order of their slots."""
 
@@ -191,6 +202,7 @@ ToWorker = (
     | SnapshotPart
     | SnapshotEnd
     | Changed
+    | MembersPart
     | Tell
     | Instances
     | Reachable

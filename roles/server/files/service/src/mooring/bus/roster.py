@@ -29,7 +29,7 @@ from mooring.bus.messages import MAX_PART, ToControl
 from mooring.lib import logging
 from mooring.lib.clock import Clock
 from mooring.lib.tasks import Supervisor
-from mooring.store.records import Delta
+from mooring.store.records import Delta, Members
 
 SAMPLE_SECONDS: Final = 2.0
 """For the workers to send their metrics; who is late is left out."""
@@ -124,8 +124,7 @@ class Roster:
 
     def publish(self, delta: Delta) -> None:
         """Tell every worker what a commit changed; the store calls this after the index has taken it over."""
-        for part in parts(delta):
-            message = messages.Changed(delta=part)
+        for message in parts(delta):
             for worker in self._joined():
                 try:
                     worker.channel.send(message)
@@ -157,8 +156,11 @@ class Roster:
             channel.send(messages.SnapshotPart(users=snapshot.users[at : at + MAX_PART]))
         for at in range(0, len(snapshot.tokens), MAX_PART):
             channel.send(messages.SnapshotPart(tokens=snapshot.tokens[at : at + MAX_PART]))
-        for cluster_id, members in snapshot.members.items():
-            channel.send(messages.SnapshotPart(members={cluster_id: members}))
+        few, many = _by_size(snapshot.members)
+        for some in _chunks(few):
+            channel.send(messages.SnapshotPart(members=some))
+        for part in _members_parts(many):
+            channel.send(part)
         channel.send(messages.SnapshotEnd())
         channel.send(messages.Beat(database=self._database()))
         for cluster_id, jti, until in message.seen:
@@ -289,22 +291,52 @@ class Roster:
         question.asked_by.channel.send(messages.Metrics(id=question.id, text=text))
 
 
-def parts(delta: Delta) -> Iterator[Delta]:
-    """A change in pieces that fit into a message, in the order in which an index takes over the whole."""
+def parts(delta: Delta) -> Iterator[messages.Changed | messages.MembersPart]:
+    """A change in messages that are not too large, in the order in which an index takes over the whole.
+
+    The policy stays here: a worker needs to know who may enter, and no more.
+    """
     for chunk in _chunks(delta.tokens):
-        yield Delta(tokens=chunk)
+        yield messages.Changed(delta=Delta(tokens=chunk))
     for users in _chunks(delta.users):
-        yield Delta(users=users)
+        yield messages.Changed(delta=Delta(users=users))
     for clusters in _chunks(delta.clusters):
-        yield Delta(clusters=clusters)
-    for members in _chunks(delta.members):
-        yield Delta(members=members)
+        yield messages.Changed(delta=Delta(clusters=clusters))
+    few, many = _by_size(delta.members)
+    for members in _chunks(few):
+        yield messages.Changed(delta=Delta(members=members))
+    yield from _members_parts(many)
 
 
-def _chunks(table: Mapping[str, T]) -> Iterator[dict[str, T]]:
+def _by_size(members: Mapping[str, Members]) -> tuple[dict[str, Members], dict[str, Members]]:
+    """Those that go with others, and those that go alone, so that a message of MAX_PART clusters stays small enough."""
+    few: dict[str, Members] = {}
+    many: dict[str, Members] = {}
+    for cluster_id, one in members.items():
+        size = len(one.users) + len(one.groups) + len(one.until)
+        (few if size <= messages.MAX_MEMBERS // MAX_PART else many)[cluster_id] = one
+    return few, many
+
+
+def _members_parts(members: Mapping[str, Members]) -> Iterator[messages.MembersPart]:
+    """Clusters that share one value (a binding that reaches them all) are told together."""
+    shared: dict[int, tuple[Members, list[str]]] = {}
+    for cluster_id, one in members.items():
+        shared.setdefault(id(one), (one, []))[1].append(cluster_id)
+    for one, cluster_ids in shared.values():
+        pieces = [
+            *(Members(users=some) for some in _chunks(one.users, messages.MAX_MEMBERS)),
+            *(Members(groups=some) for some in _chunks(one.groups, messages.MAX_MEMBERS)),
+            *(Members(until=some) for some in _chunks(one.until, messages.MAX_MEMBERS)),
+        ]
+        for number, piece in enumerate(pieces, 1):
+            yield messages.MembersPart(cluster_ids=cluster_ids, part=piece, last=number == len(pieces))
+
+
+def _chunks(table: Mapping[str, T], most: int = MAX_PART) -> Iterator[dict[str, T]]:
     items = list(table.items())
-    for at in range(0, len(items), MAX_PART):
-        yield dict(items[at : at + MAX_PART])
+    for at in range(0, len(items), most):
+        yield dict(items[at : at + most])
 
 
 def _same_user(channel: Channel[ToControl]) -> bool:
