@@ -211,3 +211,34 @@ def test_uses_are_noted_for_known_tokens_only(scene: Scene) -> None:
     scene.index.note_used("t-aaaaaaaaaaaa", NOW)
     assert scene.index.take_used() == {scene.bob_token.id: NOW}
     assert scene.index.take_used() == {}
+
+
+def test_a_binding_lets_in_until_its_second_and_not_longer() -> None:
+    scene = Scene()
+    until = {"b-short": NOW + 60, "b-long": NOW + 90}
+    members = Members({scene.bob.id: "b-short"}, {ADMIN_GROUP_ID: "b-admins", "g-opsopsopsops": "b-long"}, until)
+    scene.index.apply(Delta(members={scene.prod.id: members}))
+    ann, bob = (scene.index.authenticate(text, NOW) for text in (scene.ann_text, scene.bob_text))
+    assert scene.index.may_enter_facts(bob, scene.prod.id, NOW + 59.9) == {"b-short"}
+    assert scene.index.may_enter_facts(bob, scene.prod.id, NOW + 60) == set()
+    assert scene.index.may_enter_facts(ann, scene.prod.id, NOW + 1e9) == {"b-admins"}
+    scene.heard.clear()
+    for seconds in (59.9, 60, 61, 89, 90, 91, 1e9):
+        scene.index.lapse(NOW + seconds)
+    assert scene.heard == [MembershipChanged(scene.prod.id)] * 2  # one for each end
+
+
+def test_ends_are_known_from_a_snapshot_and_forgotten_with_their_cluster() -> None:
+    scene = Scene()
+    ending = Members({scene.bob.id: "b-short"}, until={"b-short": NOW + 60})
+    scene.index.apply(Delta(members={scene.prod.id: ending}))
+    other = Index()
+    other.load(scene.index.snapshot())
+    heard: list[Change] = []
+    other.subscribe(heard.append)
+    other.lapse(NOW + 60)
+    assert heard == [MembershipChanged(scene.prod.id)]
+    scene.index.apply(Delta(clusters={scene.prod.id: None}))
+    scene.heard.clear()
+    scene.index.lapse(NOW + 60)
+    assert scene.heard == []

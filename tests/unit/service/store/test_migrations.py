@@ -10,11 +10,15 @@ from typing import Any
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from mooring.lib.ids import is_id
+from mooring.store import migrations
+from mooring.store.policies import Policy
 from mooring.store.ports import Paging
-from mooring.store.records import ADMIN_GROUP_ID
+from mooring.store.records import ADMIN_GROUP_ID, Members
 from mooring.store.sql import SqlStore, open_store
 from mooring.store.sql.tables import Base
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, select, table, text
+from sqlalchemy import column as table_column
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 def _differences(connection: Connection) -> list[Any]:
@@ -66,6 +70,61 @@ async def test_two_servers_that_start_together_migrate_once(empty_url: str) -> N
     finally:
         await first.aclose()
         await second.aclose()
+
+
+async def test_a_database_from_before_policies_keeps_everything(empty_url: str) -> None:
+    store = open_store(empty_url)
+    try:
+        async with store.engine.begin() as connection:
+            await connection.run_sync(_upgrade_to, "0001")
+            before = {table: await _rows(connection, table) for table in _FIRST}
+            assert {len(rows) for rows in before.values()} == {1, 2}  # the built-in group is one of two
+        await store.migrate()
+        async with store.engine.connect() as connection:
+            after = {table: await _rows(connection, table) for table in _FIRST}
+        assert [row.pop("profile") for row in after["clusters"]] == ["proxy-only"]
+        assert after == before
+        assert (await store.policy())[1] == Policy()
+        snapshot = await store.snapshot(0)
+        assert snapshot.clusters[0].labels == {"text": "text"}
+        assert list(snapshot.members.values()) == [Members({"text": "text"})]
+    finally:
+        await store.aclose()
+
+
+_FIRST = (
+    "settings",
+    "clusters",
+    "cluster_labels",
+    "join_tokens",
+    "users",
+    "groups",
+    "group_members",
+    "tokens",
+    "memberships",
+)
+
+
+def _upgrade_to(connection: Connection, revision: str) -> None:
+    """Make the schema as it was then, with a row in each table, every column of which has a value."""
+    migrations.upgrade(connection, revision)
+    inspector = inspect(connection)
+    for name in _FIRST:
+        values: dict[str, Any] = {}
+        for column in inspector.get_columns(name):
+            kind = column["type"].python_type
+            values[column["name"]] = {str: "text", bytes: b"bytes", bool: True, int: 1, float: 1.5}[kind]
+        if name == "clusters":
+            values["conditions"] = "[]"
+        if name == "memberships":
+            values["group_id"] = None
+        columns = [table_column(column) for column in values]
+        connection.execute(table(name, *columns).insert(), values)
+
+
+async def _rows(connection: AsyncConnection, name: str) -> list[dict[str, Any]]:
+    found = await connection.execute(select(text("*")).select_from(table(name)))
+    return sorted((dict(row) for row in found.mappings()), key=repr)
 
 
 async def test_the_first_migration_makes_the_group_of_administrators(store: SqlStore) -> None:
