@@ -155,7 +155,8 @@ def _refused(response: httpx.Response) -> ApiError:
         return ApiError(response.status_code, f"the server answered {response.status_code} {response.reason_phrase}")
     # REST errors are problem documents; on the proxy's paths they are Kubernetes Status objects.
     detail = problem.get("detail") or problem.get("message") or problem.get("title") or str(response.status_code)
-    fields = [f"{e.get('field')}: {e.get('message')}" for e in problem.get("errors") or [] if isinstance(e, dict)]
+    errors = [error for error in problem.get("errors") or [] if isinstance(error, dict)]
+    fields = [f"{e.get('field')}: {e.get('message')}" for e in errors if str(e.get("message")) not in str(detail)]
     hint = "; ".join(fields) or str(problem.get("hint") or "") or _HINTS.get(response.status_code, "")
     return ApiError(response.status_code, str(detail), hint)
 
