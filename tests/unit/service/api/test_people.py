@@ -212,3 +212,11 @@ async def test_a_group_is_described_and_deleted_but_not_the_built_in_one(world: 
     assert (await world.admin("GET", "/groups/ops")).status_code == 404
     kept = await world.admin("DELETE", "/groups/admins")
     assert (kept.status_code, kept.json()["code"]) == (409, "builtin")
+
+
+@pytest.mark.parametrize("name", ["ops", "OPS", "oрs", "\uff4fps", "o\u0301ps", "Admins", "system:ops"])
+async def test_a_group_that_looks_like_another_is_refused(world: Any, name: str) -> None:
+    await world.admin.ok("POST", "/groups", {"name": "ops"})
+    answer = await world.admin("POST", "/groups", {"name": name})
+    assert answer.status_code in (409, 422)
+    assert answer.json()["errors"][0]["field"] == "name"

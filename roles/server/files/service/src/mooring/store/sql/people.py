@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from mooring.lib.names import skeleton
 from mooring.lib.secrets import Secret
 from mooring.store.ports import Paging, Taken
 from mooring.store.records import ADMIN_GROUP_ID, Group, Page, User
@@ -178,8 +179,11 @@ class SqlGroups(Repository):
         return Page(await self.records(found.items), found.next, found.total)
 
     async def add(self, group: Group) -> Group:
-        if await self.one(select(GroupRow.id).where(GroupRow.name == group.name)) is not None:
-            raise Taken("name", f"there is a group {group.name!r} already")
+        plain = skeleton(group.name)
+        for name in (await self.session.scalars(select(GroupRow.name))).all():
+            if skeleton(name) == plain:  # who binds a group reads its name, and must not take one for the other
+                alike = "" if name == group.name else f", and {group.name!r} looks like it"
+                raise Taken("name", f"there is a group {name!r} already{alike}")
         self.session.add(
             GroupRow(
                 id=group.id,
