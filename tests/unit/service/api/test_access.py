@@ -83,6 +83,9 @@ TABLE: dict[tuple[str, str], str] = {
     ("GET", "/project-bindings/{ref}"): "get projectbindings (scoped)",
     ("PATCH", "/project-bindings/{ref}"): "update projectbindings (scoped)",
     ("DELETE", "/project-bindings/{ref}"): "delete projectbindings (scoped)",
+    ("GET", "/policy/explain"): "list clusterbindings (scoped)",
+    ("GET", "/policy/access"): "user",
+    ("POST", "/policy/simulate"): "user",
 }
 
 RANK: dict[str, int] = {"public": 0, "token": 1, "user": 2}

@@ -19,6 +19,7 @@ from mooring.api import (
     agents,
     binding_routes,
     clusters,
+    explain,
     globalroles,
     groups,
     kubeconfig,
@@ -27,6 +28,7 @@ from mooring.api import (
     projects,
     server,
     session,
+    simulation,
     templates,
     tokens,
     users,
@@ -111,6 +113,9 @@ HANDLERS = [
     binding_routes.get_project_binding,
     binding_routes.edit_project_binding,
     binding_routes.delete_project_binding,
+    explain.explain_right,
+    explain.explain_access,
+    simulation.simulate_changes,
 ]
 
 
