@@ -38,6 +38,8 @@ RETRY_FIRST, RETRY_MOST = 1.0, 300.0
 """Seconds until an object that could not be put right is tried again."""
 LOOK_AGAIN: Final = 15.0
 """Seconds after which the time is asked again while a binding's end is near: a machine may have slept."""
+MANY: Final = 64
+"""New objects of a kind from which on it is asked once which names are taken, and not for each of them."""
 ATTEMPT: Final = (KubeError, FetchError, BadConfig)
 _PASSING: Final = (408, 409, 429)
 
@@ -75,6 +77,7 @@ class Applier:
         self._uids: dict[Key, str] = {}  # of what we wrote: ours, whatever became of its metadata
         self._read: dict[str, asyncio.Event] = {name: asyncio.Event() for name in (*KINDS, NAMESPACE)}
         self._dirty: dict[Key, str] = {}  # and what was done to it; empty: nothing by others
+        self._free: set[Key] = set()  # names that nobody had when the transition began
         self._held: set[Key] = set()  # by the transition that runs
         self._busy: set[Key] = set()
         self._retry: dict[Key, _Retry] = {}
@@ -122,7 +125,7 @@ class Applier:
             try:
                 await self._transition(old, new, changed)
             finally:
-                self._held = set()
+                self._held, self._free = set(), set()
                 for at in changed - self._retry.keys():
                     self._look(at)
                 self._wake.set()
@@ -157,6 +160,7 @@ class Applier:
             if at in self._seen:
                 self._seen[at].good = False  # it was as the last policy said
         want = [w.manifest() for at in changed if (w := new.objects.get(at)) is not None and self._wanted(at) is w]
+        await self._look_for_others(at for at in map(key, want) if at not in self._seen)
         plan = phases(have.values(), want, self._time.now())
         for name, steps in zip(PHASES, plan, strict=True):
             if name == "around":
@@ -188,6 +192,18 @@ class Applier:
                 missing.append(at)
         await self._all(read(at) for at in missing)
         return found
+
+    async def _look_for_others(self, new: Iterable[Key]) -> None:
+        """Which of the names are nobody's, if there are many of them."""
+        by_kind: dict[str, set[Key]] = {}
+        for at in new:
+            by_kind.setdefault(at[0], set()).add(at)
+        for name, keys in by_kind.items():
+            if len(keys) >= MANY:
+                try:
+                    self._free |= keys - await self._cluster.names(KINDS[name])
+                except ATTEMPT as error:
+                    self._log.info("each object is asked for by itself", reason=str(error))
 
     async def _step(self, step: Step) -> None:
         action, item = step
@@ -232,7 +248,9 @@ class Applier:
         """Applies an object. Raises NotOurs, KubeError, FetchError, BadConfig."""
         seen = self._seen.get(at)
         force = seen is not None and seen.ours
-        if not force:
+        if not force and at in self._free:
+            self._free.discard(at)  # should it fail, it is asked for
+        elif not force:
             there = await self._cluster.get(at)
             if there is not None and not self._is_ours(at, there):
                 raise NotOurs(_whose(there))
@@ -334,6 +352,8 @@ class Applier:
             return
         at = item.key(kind)
         before = self._seen.get(at)
+        if before is not None and before.number == item.number > 0 and before.uid == item.metadata.uid:
+            return  # what we wrote
         was_good = before is not None and before.good
         if self._note(at, item).good:
             self._dirty.pop(at, None)
@@ -387,6 +407,8 @@ class Applier:
 
     def _look(self, at: Key, what: str = "") -> None:
         """Marks an object if it is not as it shall be."""
+        if at[1] and self._spaces.ending(at[1]):
+            return  # Kubernetes empties it, and nothing can be made in it
         wanted, seen = self._wanted(at), self._seen.get(at)
         if wanted is None:
             if seen is not None and seen.ours and self.desired is not None:

@@ -8,17 +8,21 @@ make a namespace by labelling one that has just been deleted.
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
 from mooring.agent.kubeapi import KubeApi, KubeError, message_of
-from mooring.agent.policy.kinds import FIELD_MANAGER, KINDS, MADE, SPACES, Item, title
+from mooring.agent.policy.kinds import FIELD_MANAGER, KINDS, MADE, SPACES, Item, ItemList, Kind, title
 from mooring.kube.transition import Key, Manifest, key
 from mooring.lib.profiles import Profile
 
 APPLY: Final = "application/apply-patch+yaml"
 """JSON is YAML."""
+NAMES: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+PAGE: Final = 500
 _ITEM: Final = msgspec.json.Decoder(Item)
+_PAGE: Final = msgspec.json.Decoder(ItemList)
 
 
 class Cluster:
@@ -46,6 +50,26 @@ class Cluster:
     async def space(self, name: str) -> Item | None:
         """A namespace."""
         return await self._read(SPACES.path(("", "", name)))
+
+    async def names(self, kind: Kind) -> set[Key]:
+        """All of a kind, whoever made them."""
+        found: set[Key] = set()
+        more = ""
+        while True:
+            path = f"{kind.collection()}?limit={PAGE}"
+            if more:
+                path += f"&continue={quote(more, safe='')}"
+            answer = await self._kube.call("GET", path, accept=NAMES)
+            if answer.status != 200:
+                raise KubeError(answer.status, f"{kind.resource} cannot be listed: {message_of(answer)}")
+            try:
+                page = _PAGE.decode(answer.body)
+            except msgspec.MsgspecError:
+                raise KubeError(502, "kube-apiserver answered with what is no list") from None
+            found.update(item.key(kind) for item in page.items or ())
+            more = page.metadata.more
+            if not more:
+                return found
 
     async def apply(self, item: Manifest, *, force: bool) -> Item:
         """Server-side apply. Without `force`, another's fields are a conflict (409)."""

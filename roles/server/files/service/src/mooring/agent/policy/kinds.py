@@ -129,6 +129,20 @@ class Item(msgspec.Struct):
         return found
 
 
+class ListMeta(msgspec.Struct):
+    """Of a list, or of a page of one."""
+
+    version: str = msgspec.field(name="resourceVersion", default="")
+    more: str = msgspec.field(name="continue", default="")
+
+
+class ItemList(msgspec.Struct):
+    """A list, or a page of one."""
+
+    metadata: ListMeta
+    items: list[Item] | None = None
+
+
 def title(key: Key) -> str:
     """An object in words: `RoleBinding dev/mooring:edit:always`."""
     kind, namespace, name = key

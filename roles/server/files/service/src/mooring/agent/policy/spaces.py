@@ -54,6 +54,11 @@ class Spaces:
         there = self._there.get(name)
         return there is not None and not there.ending and name in self.desired and not self.conflict(name)
 
+    def ending(self, name: str) -> bool:
+        """Whether it is being deleted."""
+        there = self._there.get(name)
+        return there is not None and there.ending
+
     def conflict(self, name: str) -> bool:
         """Whether a project asks for it to be made, and somebody else made it."""
         wanted, there = self.desired.get(name), self._there.get(name)

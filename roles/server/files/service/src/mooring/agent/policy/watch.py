@@ -18,7 +18,7 @@ import msgspec
 from mooring.agent.backoff import Backoff
 from mooring.agent.config import BadConfig
 from mooring.agent.kubeapi import KubeApi, KubeError, message_of
-from mooring.agent.policy.kinds import KINDS, SELECTOR, SPACES, Item, Kind
+from mooring.agent.policy.kinds import KINDS, SELECTOR, SPACES, Item, ItemList, Kind
 from mooring.kube.transition import Key
 from mooring.lib.tasks import Supervisor
 from mooring.net.fetch import FetchError
@@ -50,16 +50,6 @@ class Sink(Protocol):
         """A list cannot be read just now."""
 
 
-class _ListMeta(msgspec.Struct):
-    version: str = msgspec.field(name="resourceVersion", default="")
-    more: str = msgspec.field(name="continue", default="")
-
-
-class _List(msgspec.Struct):
-    metadata: _ListMeta
-    items: list[Item] | None = None
-
-
 class _Event(msgspec.Struct):
     type: str
     object: msgspec.Raw
@@ -69,7 +59,7 @@ class _Outdated(Exception):
     """The API server does not know that far back."""
 
 
-_LIST: Final = msgspec.json.Decoder(_List)
+_LIST: Final = msgspec.json.Decoder(ItemList)
 _EVENT: Final = msgspec.json.Decoder(_Event)
 _ITEM: Final = msgspec.json.Decoder(Item)
 
