@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,10 +64,24 @@ class Scene:
         return cluster
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database to copy."""
+    path = tmp_path_factory.mktemp("migrated") / "mooring.db"
+
+    async def migrate() -> None:
+        store = open_store(f"sqlite:///{path}")
+        await store.migrate()
+        await store.aclose()
+
+    asyncio.run(migrate())
+    return path
+
+
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path, migrated: Path) -> AsyncIterator[Scene]:
+    shutil.copy(migrated, tmp_path / "mooring.db")
     store = open_store(f"sqlite:///{tmp_path / 'mooring.db'}")
-    await store.migrate()
     clock = ManualClock(make.NOW)
     async with store.write() as tx:
         prod = await tx.clusters.add(make.cluster("prod"))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -151,9 +152,9 @@ def kinds(bundle: Bundle) -> list[str]:
 
 
 @pytest.fixture
-async def realm(tmp_path: Path) -> AsyncIterator[Realm]:
+async def realm(tmp_path: Path, migrated: Path) -> AsyncIterator[Realm]:
+    shutil.copy(migrated, tmp_path / "mooring.db")
     store = open_store(f"sqlite:///{tmp_path / 'mooring.db'}")
-    await store.migrate()
     clock, hub, audit = ManualClock(make.NOW), Hub(), Recorded()
     template = RoleTemplate(
         id=new_id("t"), name="pod-reader", context="cluster", rules=(PODS,), created_at=make.NOW, updated_at=make.NOW
