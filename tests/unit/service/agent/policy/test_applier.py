@@ -156,14 +156,14 @@ async def test_what_somebody_else_made_under_our_name_stays(world: World, labels
 
 
 async def test_a_name_that_is_taken_between_the_question_and_the_write_is_left(world: World) -> None:
-    asked = []
+    asked: list[str] = []
 
     def meanwhile(method: str, path: str, _unused: Any) -> None:
         if method == "PATCH" and path.endswith(NAME) and not asked:
             asked.append(path)
             world.api.put("clusterrolebindings", binding("reader:always", "admin", ["eve"]))
 
-    world.api.refuse = meanwhile  # type: ignore[assignment]
+    world.api.refuse = meanwhile
     await world.policy([READER, BOUND])
     assert world.users() == ["mooring:eve"]
     assert "made by kubectl" in world.report.errors[f"ClusterRoleBinding {NAME}"]
@@ -340,7 +340,7 @@ async def test_an_object_that_something_in_the_cluster_changes_is_an_error_and_n
         if method == "PATCH" and path.endswith(NAME):
             body["subjects"] = []  # a mutating webhook
 
-    world.api.refuse = meddle  # type: ignore[assignment]
+    world.api.refuse = meddle
     await world.policy([READER, BOUND])
     assert "something in the cluster changes it" in world.report.errors[f"ClusterRoleBinding {NAME}"]
     await asyncio.sleep(0.2)
