@@ -8,7 +8,18 @@ import re
 from pathlib import Path
 
 import pytest
+from test_policies import CASES as POLICIES
+from test_policies import CHANGES
 
+WHO = {"role": "r", "user": "u", "group": "g", "expired": False}
+FILTERS = {
+    "global_role": {"name": "n", "builtin": True},
+    "role_template": {"name": "n", "context": "project", "builtin": False},
+    "project": {"name": "n", "cluster": "c", "namespace": "s"},
+    "global_binding": {"name": "n", **WHO},
+    "cluster_binding": {"name": "n", "cluster": "c", **WHO},
+    "project_binding": {"name": "n", "cluster": "c", "project": "p", **WHO},
+}
 DOCUMENT = json.loads((Path(__file__).resolve().parents[3] / "docs" / "api" / "openapi.json").read_text())
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
@@ -70,6 +81,13 @@ def everything(run_module, tmp_path):
         run_module("kubeconfig", dest=dest, mode=mode, clusters=["paris"], current_context="paris", **more)
         run_module("kubeconfig", dest=dest, mode=mode, clusters=["paris"], current_context="paris")
         run_module("kubeconfig", dest=dest, state="absent")
+    for name, arguments in POLICIES.items():
+        run_module(name, **arguments)
+        run_module(name + "_info", **FILTERS[name])
+    for name, change in CHANGES:
+        run_module(name, **dict(POLICIES[name], **change))
+    for name, arguments in reversed(POLICIES.items()):
+        run_module(name, state="absent", **arguments)
     for name in ("cluster", "user", "group"):
         run_module(name, name={"cluster": "paris", "user": "bob", "group": "g"}[name], state="absent")
 
