@@ -11,9 +11,6 @@ TRANSITION = UNIT + "kube/test_transition.py"
 
 SIGNED = BUNDLE + "::test_what_is_signed_is_checked_all_the_same"
 OTHERS = BUNDLE + "::test_a_bundle_for_others_is_refused"
-AS_THE_MODEL = RENDER + "::test_the_cluster_gives_what_the_model_gives"
-MOMENTS = TRANSITION + "::test_at_no_moment_more_than_old_or_new_nor_less_than_both"
-TAMPERED = TRANSITION + "::test_what_was_tampered_with_is_put_right"
 
 GUARDS: tuple[Guard, ...] = (
     off("bundle-signature", 12, "wire/bundle.py",
@@ -36,11 +33,14 @@ GUARDS: tuple[Guard, ...] = (
     off("rules-of-other-clusters", 12, "policy/render.py", "if binding.cluster_id != self._cluster.id:", "if False:",
         RENDER + "::test_what_is_gone_or_elsewhere_gives_nothing"),
     off("selectors-choose-clusters", 12, "policy/render.py",
-        "not fits(role.cluster_selector, self._cluster.labels)", "False", AS_THE_MODEL),
+        "not fits(role.cluster_selector, self._cluster.labels)", "False",
+        RENDER + "::test_a_global_role_holds_where_its_selector_fits"),
     off("ended-bindings-give-nothing", 12, "policy/render.py",
-        "if not live(binding, self._now):", "if False:", AS_THE_MODEL),
+        "if not live(binding, self._now):", "if False:",
+        RENDER + "::test_a_binding_that_has_ended_is_not_rendered"),
     off("disabled-users-are-left-out", 12, "policy/subjects.py",
-        "if not self._left_out.isdisjoint(map(_ID, users)):", "if False:", AS_THE_MODEL),
+        "if not self._left_out.isdisjoint(map(_ID, users)):", "if False:",
+        RENDER + "::test_a_user_who_is_left_out_is_in_no_binding"),
     off("no-names-of-kubernetes", 12, "policy/subjects.py",
         'return name.startswith("system:")', "return False",
         RENDER + "::test_no_name_of_kubernetes_is_ever_bound"),
@@ -48,14 +48,17 @@ GUARDS: tuple[Guard, ...] = (
         "owners.setdefault(namespace.name, project)", "owners[namespace.name] = project",
         RENDER + "::test_a_namespace_of_two_projects_is_of_one"),
     off("a-loss-waits-for-its-replacement", 12, "kube/transition.py",
-        "replaced = {who for who in lost if gains.replaces(who, at[1])}", "replaced: set[Subject] = set()", MOMENTS),
+        "replaced = {who for who in lost if gains.replaces(who, at[1])}", "replaced: set[Subject] = set()",
+        TRANSITION + "::test_who_moves_has_the_new_before_the_old_goes"),
     off("groups-replace-members", 12, "kube/transition.py",
         'return who[0] == "User" and _meet(self.by_group, where)', "return False",
         TRANSITION + "::test_a_group_may_replace_what_its_members_lose"),
     off("bindings-that-were-turned-go", 12, "kube/transition.py",
-        "_role_of(have) == _role_of(want) and subjects(have)", "subjects(have)", TAMPERED),
+        "_role_of(have) == _role_of(want) and subjects(have)", "subjects(have)",
+        TRANSITION + "::test_a_binding_that_was_turned_to_another_role_is_made_anew"),
     off("edited-roles-are-mended", 12, "kube/transition.py",
-        'return _rules(have) == _rules(want) and not have.get("aggregationRule")', "return True", TAMPERED),
+        'return _rules(have) == _rules(want) and not have.get("aggregationRule")', "return True",
+        TRANSITION + "::test_a_role_that_was_edited_is_mended_first"),
     off("over-goes-first", 12, "kube/transition.py", "if over or turned:", "if turned:",
         TRANSITION + "::test_a_binding_whose_time_is_over_goes_before_anything_else"),
 )  # fmt: skip

@@ -77,6 +77,7 @@ class FakeApi:
         self.manifests = []
         self.simulation = []  # what a simulation answers, or the status of its refusal
         self.simulated = []
+        self.asked = []  # (path, query) of questions to the policy
         self.page = 2  # items per page, so that every list of more is paged
         self.race = 0  # how many writes find that somebody else was faster
         self.passwords = {"alice": "correct horse battery"}
@@ -194,9 +195,10 @@ class FakeApi:
             self.simulated.append(body)
             if isinstance(self.simulation, int):
                 raise Problem(self.simulation, "changes[0]: there is no such role")
-            return 200, {"clusters": self.simulation}, {}
+            return 200, {"clusters": self.simulation, "hidden": 0}, {}
         if path[0] == "policy":
-            return 200, {"path": path[1], "query": query}, {}
+            self.asked.append((path, query))
+            return 200, {"items": [], **({"more": False} if path[1] == "access" else {"total": 0})}, {}
         if path[0] == "tokens":
             return self.tokens(method, path, query, body, caller)
         if path[2:] == ["manifest"]:

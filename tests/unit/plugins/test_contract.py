@@ -85,7 +85,16 @@ def everything(run_module, tmp_path):
         run_module(name, **arguments)
         run_module(name + "_info", **FILTERS[name])
     for name, change in CHANGES:
+        run_module(name, check=True, **dict(POLICIES[name], **change))
         run_module(name, **dict(POLICIES[name], **change))
+    run_module(
+        "policy_simulate_info", changes=[{"kind": "project", "op": "delete", "name": "shop", "cluster": "paris"}]
+    )
+    where = {"namespace": "shop", "subresource": "log", "resource_name": "web"}
+    run_module("policy_explain_info", cluster="paris", verb="get", resource="pods", api_group="", **where)
+    run_module("policy_explain_info", cluster="paris", verb="get", path="/metrics")
+    for who in ({"user": "bob"}, {"group": "g"}):
+        run_module("policy_explain_info", cluster="paris", **who)
     for name, arguments in reversed(POLICIES.items()):
         run_module(name, state="absent", **arguments)
     for name in ("cluster", "user", "group"):
@@ -99,7 +108,15 @@ def test_all_that_modules_send_and_read_is_in_the_api(api, run_module, tmp_path)
         check(exchange)
     used = {operation(method, path)[0] for method, path, *_rest in api.exchanges}
     unused = set(DOCUMENT["paths"]) - used
-    assert unused == {"/api/v1/agents/register", "/api/v1/users/me/password"}
+    assert unused == {
+        "/api/v1/agents/policy",
+        "/api/v1/agents/register",
+        "/api/v1/clusters/{ref}/policy",
+        "/api/v1/policy/status",
+        "/api/v1/projects/{ref}/namespaces",
+        "/api/v1/projects/{ref}/namespaces/{name}",
+        "/api/v1/users/me/password",
+    }
 
 
 def test_the_check_finds_what_is_not_in_the_api():

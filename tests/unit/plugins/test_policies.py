@@ -222,11 +222,13 @@ def test_all_are_read(run_module, name):
 
 def test_who_may_is_asked_in_words_of_the_api(api, run_module):
     asked = {"cluster": "paris", "verb": "get", "resource": "pods", "api_group": "", "resource_name": "web"}
-    assert run_module("policy_explain_info", **asked)["explanation"] == {
-        "path": "explain",
-        "query": {"cluster": "paris", "verb": "get", "resource": "pods", "group": "", "name": "web"},
-    }
-    assert run_module("policy_explain_info", user="bob")["explanation"] == {"path": "access", "query": {"user": "bob"}}
+    assert run_module("policy_explain_info", **asked)["explanation"] == {"items": [], "total": 0}
+    assert api.asked[-1] == (
+        ["policy", "explain"],
+        {"cluster": "paris", "verb": "get", "resource": "pods", "group": "", "name": "web"},
+    )
+    run_module("policy_explain_info", user="bob")
+    assert api.asked[-1] == (["policy", "access"], {"user": "bob"})
     with pytest.raises(Failed, match="only with verb"):
         run_module("policy_explain_info", user="bob", resource="pods")
     with pytest.raises(Failed, match="one of the following"):

@@ -171,6 +171,14 @@ def test_a_role_that_is_missing_counts_as_a_gain_of_all_who_are_bound_to_it() ->
     assert plain(have, want) == [("apply", "mooring:reader", 0), ("delete", "a", 1), ("delete", "mooring:old", 0)]
 
 
+def test_a_binding_that_was_turned_to_another_role_is_made_anew() -> None:
+    assert plain([role(), bound("a", "ann", to="everything")], [role(), bound("a", "ann")]) == [
+        ("delete", "a", 1),
+        ("apply", "a", 1),
+    ]
+    assert not same(bound("a", "ann", to="everything"), bound("a", "ann"))
+
+
 def test_a_namespace_is_never_deleted() -> None:
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
     assert steps([space], []) == []

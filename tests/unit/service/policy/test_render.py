@@ -24,7 +24,7 @@ from mooring.store.policies import (
 )
 from support import rbac
 
-TIMES: dict[str, float] = {"created_at": 0, "updated_at": 0}
+TIMES: dict[str, Any] = {"created_at": 0.0, "updated_at": 0.0}
 CLUSTER = ClusterFacts(rbac.HOME, "home", "uid-1", rbac.LABELS[rbac.HOME])
 READ_PODS = Rule(verbs=("get",), api_groups=("",), resources=("pods",))
 OWN = Rule(verbs=("update",), api_groups=("mooring.fleet",), resources=("projects",))
@@ -170,6 +170,26 @@ def test_bindings_of_one_role_place_and_end_are_one_object() -> None:
     assert ends["metadata"]["annotations"] == {"mooring.fleet/expires-at": "2027-01-15T08:00:00Z"}
     assert "annotations" not in always["metadata"]
     assert [subject["name"] for subject in always["subjects"]] == ["mooring:ann", "mooring:bob"]
+
+
+def test_a_user_who_is_left_out_is_in_no_binding() -> None:
+    found = rendered(policy(template(), project("shop"), binding("ann", "bob")), left_out={"u-bob", "u-other"})
+    assert [subject["name"] for subject in kinds(found, "RoleBinding")[0]["subjects"]] == ["mooring:ann"]
+    assert rendered(policy(template(), project("shop"), binding("bob")), left_out={"u-bob"}).objects == ()
+
+
+def test_a_binding_that_has_ended_is_not_rendered() -> None:
+    what = policy(template(), project("shop"), binding("ann", expires_at=rbac.NOW))
+    assert rendered(what, now=rbac.NOW).objects == ()
+    assert len(rendered(what, now=rbac.NOW - 1).objects) == 2
+
+
+def test_a_global_role_holds_where_its_selector_fits() -> None:
+    role = GlobalRole(id="gr-1", name="world", cluster_rules=(READ_PODS,), cluster_selector={"tier": "test"}, **TIMES)
+    what = policy(role, binding("ann", kind="global", role_id="gr-1", cluster_id=None, project_id=None))
+    assert [item["kind"] for item in rendered(what).objects] == ["ClusterRole", "ClusterRoleBinding"]
+    assert rendered(what, dataclasses.replace(CLUSTER, labels={"tier": "prod"})).objects == ()
+    assert rendered(what, dataclasses.replace(CLUSTER, labels={})).objects == ()
 
 
 def test_an_external_template_binds_what_is_there() -> None:

@@ -28,7 +28,7 @@ from mooring.policy.render import ClusterFacts
 from mooring.policy.simulate import ClusterChange, Shown, simulate
 from mooring.store.policies import BindingKind, Policy, PolicyDelta
 
-MAX_CHANGES: Final = 100
+MAX_CHANGES: Final = 500
 Kind = Literal["global_role", "role_template", "project", "global_binding", "cluster_binding", "project_binding"]
 Body = TypeVar("Body", bound=Input)
 _BINDINGS: Final[dict[str, tuple[BindingKind, type[GlobalBindingNew | ClusterBindingNew | ProjectBindingNew]]]] = {
