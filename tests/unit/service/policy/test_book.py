@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mooring.policy import book as book_module
 from mooring.policy.book import Book, patched
 from mooring.policy.effective import Who, rights
@@ -80,6 +82,18 @@ def test_a_group_of_many_bindings_and_a_user_of_one_are_both_found() -> None:
     assert [b.id for b in book.bindings_of(who)] == ["b-n7", "b-s"]
     assert book.rights(who, 1.0).clusters == rights(whole, who, {}, 1.0).clusters
     assert book.rights(who, 1.0).projects == rights(whole, who, {}, 1.0).projects
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefg"), unique=True), min_size=1, max_size=6))
+@settings(max_examples=60)
+def test_who_is_in_a_binding_is_known_whatever_changed_before(steps: list[list[str]]) -> None:
+    book = Book()
+    book.load(policy(_USERS, binding("x", _USERS, " ".join(steps[0]))), {})
+    for names in [*steps[1:], []]:
+        changed = binding("x", _USERS, " ".join(names))
+        book.apply(PolicyDelta(bindings={changed.id: changed}))
+        assert {name for name in "abcdefg" if book.bindings_of(Who(f"u-{name}"))} == set(names)
+    assert book._of == {}
 
 
 def test_answers_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

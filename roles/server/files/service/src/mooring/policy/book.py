@@ -10,12 +10,12 @@ It must not: grant what the store did not say, or be written to by anybody but t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from mooring.policy import effective
 from mooring.policy.effective import Flat, Labels, Rights, Who
-from mooring.store.policies import Binding, Policy, PolicyDelta
+from mooring.store.policies import Binding, Policy, PolicyDelta, Subject
 
 KEPT: Final = 4096
 """People whose rights are kept ready at the same time."""
@@ -57,7 +57,8 @@ class Book:
         self._revision = revision or self._revision + 1
         self._of = {}
         for binding in policy.bindings.values():
-            self._index(binding)
+            for key in _keys(binding.subjects):
+                self._of.setdefault(key, set()).add(binding.id)
         self._forget()
 
     def apply(self, delta: PolicyDelta, revision: int | None = None) -> None:
@@ -65,15 +66,14 @@ class Book:
         before = self._policy
         for binding_id, binding in delta.bindings.items():
             old = before.bindings.get(binding_id)
-            if old is not None:
-                for key in _keys(old):
-                    held = self._of.get(key)
-                    if held is not None:
-                        held.discard(binding_id)
-                        if not held:
-                            del self._of[key]
-            if binding is not None:
-                self._index(binding)
+            left, came = _difference(() if old is None else old.subjects, () if binding is None else binding.subjects)
+            for key in left:
+                held = self._of.get(key, set())
+                held.discard(binding_id)
+                if not held:
+                    self._of.pop(key, None)
+            for key in came:
+                self._of.setdefault(key, set()).add(binding_id)
         self._policy = patched(before, delta)
         self._revision = self._revision + 1 if revision is None else revision
         self._forget()
@@ -108,10 +108,6 @@ class Book:
             found |= self._of.get(("group", group_id), set())
         return [self._policy.bindings[binding_id] for binding_id in sorted(found)]
 
-    def _index(self, binding: Binding) -> None:
-        for key in _keys(binding):
-            self._of.setdefault(key, set()).add(binding.id)
-
     def _forget(self) -> None:
         self._kept.clear()
         self._flats.clear()
@@ -139,5 +135,25 @@ def _patched(held: Mapping[str, T], changed: Mapping[str, T | None]) -> Mapping[
     return result
 
 
-def _keys(binding: Binding) -> set[_Key]:
-    return {(subject.kind, subject.id) for subject in binding.subjects if subject.id}
+def _keys(subjects: Sequence[Subject]) -> set[_Key]:
+    return {(subject.kind, subject.id) for subject in subjects if subject.id}
+
+
+def _difference(old: Sequence[Subject], new: Sequence[Subject]) -> tuple[set[_Key], set[_Key]]:
+    """Who left and who came. Of a binding of many thousands one or two change at a time, so that what is the same at
+    both ends is passed over. (A subject is in a binding once.)"""
+    head = _same(zip(old, new, strict=False))
+    tail = _same(zip(reversed(old[head:]), reversed(new[head:]), strict=False))
+    before = _keys(old[head : len(old) - tail])
+    after = _keys(new[head : len(new) - tail])
+    return before - after, after - before
+
+
+def _same(pairs: Iterable[tuple[Subject, Subject]]) -> int:
+    """How many pairs are equal before the first that is not."""
+    count = 0
+    for a, b in pairs:
+        if a is not b and a != b:
+            break
+        count += 1
+    return count

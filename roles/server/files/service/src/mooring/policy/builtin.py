@@ -157,6 +157,7 @@ GLOBAL_ROLES: Final = (
         "Manage users",
         "May make, change and delete users and groups and revoke tokens; not of those who hold more than they do, and "
         "no group that is bound to more. Nobody can take over an administrator with it.",
+        _SEE_ROLES,  # each new user gets these by user-base, so who makes users must hold them
         _own(_OWN_ALL, "groups", "users"),
         _own(("delete", "get", "list"), "tokens"),
     ),
