@@ -104,6 +104,29 @@ async def test_a_global_role_without_rules_in_clusters_lets_nobody_in(scene: Sce
     assert await scene.told() == {}
 
 
+async def test_the_right_to_enter_clusters_lets_into_all_of_them(scene: Scene) -> None:
+    enter = Rule(verbs=("enter", "get"), api_groups=("mooring.fleet",), resources=("clusters",))
+    binding = await bind_everywhere(scene, rules=(enter,), cluster_rules=(), cluster_selector={})
+    inside = {
+        scene.live.id: local(scene, groups={scene.ops.id: binding.id}),
+        scene.test.id: Members(groups={scene.ops.id: binding.id}),
+    }
+    assert await scene.told() == inside
+    for less in (
+        replace(enter, verbs=("get",)),
+        replace(enter, resource_names=("live",)),
+        replace(enter, api_groups=("",)),
+    ):
+        async with scene.store.write() as tx:
+            role = await tx.global_roles.get("support")
+            assert role is not None
+            await tx.global_roles.edit(replace(role, rules=(less,)), make.NOW)
+        assert (await scene.store.snapshot(make.NOW)).members[scene.test.id] == Members()
+        async with scene.store.write() as tx:
+            await tx.global_roles.edit(replace(role, rules=(enter,)), make.NOW)
+        assert await scene.told() == inside
+
+
 async def test_a_role_that_is_edited_reaches_other_clusters(scene: Scene) -> None:
     binding = await bind_everywhere(scene)
     everywhere = Members(groups={scene.ops.id: binding.id})

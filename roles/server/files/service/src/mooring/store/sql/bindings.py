@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from mooring.store.policies import Binding, BindingKind, Subject
 from mooring.store.ports import Paging, Taken
 from mooring.store.records import Page
-from mooring.store.sql.base import TEXTS, Repository, Touched, chunks, fitting, matches
+from mooring.store.sql.base import Repository, Touched, chunks, fitting, matches
+from mooring.store.sql.roles import global_role, reach
 from mooring.store.sql.tables import (
     BindingRow,
     ClusterRow,
@@ -266,12 +267,10 @@ class SqlBindings(Repository):
         if row.cluster_id is not None:
             self.touched.members.add(row.cluster_id)
             return
-        statement = select(GlobalRoleRow.cluster_selector).where(
-            GlobalRoleRow.id == row.global_role_id, GlobalRoleRow.cluster_rules != "[]"
-        )
-        selector = await self.one(statement)
+        role = await self.one(select(GlobalRoleRow).where(GlobalRoleRow.id == row.global_role_id))
+        selector = None if role is None else reach(global_role(role))
         if selector is not None:
-            self.touched.members.update(await self.all(fitting(TEXTS.decode(selector))))
+            self.touched.members.update(await self.all(fitting(selector)))
 
     async def _row(self, binding_id: str) -> BindingRow:
         row = await self.one(select(BindingRow).where(BindingRow.id == binding_id))

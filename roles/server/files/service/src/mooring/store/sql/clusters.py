@@ -12,7 +12,8 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from mooring.lib.profiles import Profile
 from mooring.store.ports import Paging, Taken, VisibleTo
 from mooring.store.records import Cluster, ClusterState, ClusterStatus, Condition, JoinToken, Page
-from mooring.store.sql.base import TEXTS, Repository, chunks, encode, fitting, matches
+from mooring.store.sql.base import Repository, chunks, encode, fitting, matches
+from mooring.store.sql.roles import global_role, reach
 from mooring.store.sql.tables import (
     BindingRow,
     ClusterRow,
@@ -197,16 +198,13 @@ class SqlClusters(Repository):
         )
         holds = or_(BindingRow.expires_at.is_(None), BindingRow.expires_at > to.now), BindingRow.id.in_(subject)
         bound = select(BindingRow.cluster_id).where(*holds, BindingRow.cluster_id.is_not(None))
-        selectors = await self.all(
-            select(GlobalRoleRow.cluster_selector)
-            .join(BindingRow, BindingRow.global_role_id == GlobalRoleRow.id)
-            .where(*holds, GlobalRoleRow.cluster_rules != "[]")
-            .distinct()
-        )
+        held = select(BindingRow.global_role_id).where(*holds)
+        roles = await self.all(select(GlobalRoleRow).where(GlobalRoleRow.id.in_(held)))
+        selectors = [reach(global_role(role)) for role in roles]
         return or_(
             ClusterRow.id.in_(member),
             ClusterRow.id.in_(bound),
-            *(ClusterRow.id.in_(fitting(TEXTS.decode(selector))) for selector in selectors),
+            *(ClusterRow.id.in_(fitting(selector)) for selector in selectors if selector is not None),
         )
 
     async def _row(self, cluster_id: str) -> ClusterRow:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may enter which clusters: by a membership, or by a binding that reaches the cluster.
 
-A binding reaches its cluster, or its project's; a global one reaches every cluster that its role's selector takes, if
-the role has rules in clusters at all.
+A binding reaches its cluster, or its project's; a global one the clusters that its role has rules in, or all of
+them if the role gives the right to `enter` clusters.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from sqlalchemy import select
 
 from mooring.store.policies import Binding
 from mooring.store.records import Members
-from mooring.store.sql.base import TEXTS, Repository, chunks
+from mooring.store.sql.base import Repository, chunks
 from mooring.store.sql.bindings import SqlBindings
+from mooring.store.sql.roles import global_role, reach
 from mooring.store.sql.tables import BindingRow, ClusterRow, GlobalRoleRow, LabelRow, MembershipRow
 
 
@@ -61,13 +62,16 @@ async def _memberships(repository: Repository, cluster_ids: list[str], facts: Ma
 
 async def _globals(bindings: SqlBindings, cluster_ids: list[str], facts: Mapping[str, _Facts]) -> None:
     statement = (
-        select(BindingRow, GlobalRoleRow.cluster_selector)
+        select(BindingRow, GlobalRoleRow)
         .join(GlobalRoleRow, GlobalRoleRow.id == BindingRow.global_role_id)
-        .where(GlobalRoleRow.cluster_rules != "[]")
         .execution_options(populate_existing=True)
     )
-    found = [(row, TEXTS.decode(selector)) for row, selector in await bindings.session.execute(statement)]
-    if not found:
+    found = [
+        (row, selector)
+        for row, role in await bindings.session.execute(statement)
+        if (selector := reach(global_role(role))) is not None
+    ]
+    if not found or not cluster_ids:
         return
     labels: dict[str, dict[str, str]] = {}
     there: set[str] = set()

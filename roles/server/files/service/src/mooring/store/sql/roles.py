@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 from sqlalchemy import delete, select
 
-from mooring.store.policies import Context, GlobalRole, RoleTemplate, Rule
+from mooring.store.policies import OWN_GROUP, Context, GlobalRole, RoleTemplate, Rule
 from mooring.store.ports import InUse, Paging, Taken
 from mooring.store.records import Page
 from mooring.store.sql.base import TEXTS, Repository, chunks, encode, fitting, matches
@@ -18,10 +18,25 @@ from mooring.store.sql.tables import BindingRow, GlobalRoleRow, ParentRow, Templ
 _RULES: Final = msgspec.json.Decoder(tuple[Rule, ...])
 
 
+def reach(role: GlobalRole) -> Mapping[str, str] | None:
+    """The labels of the clusters that bindings of the role let people into; None: into no cluster.
+
+    Those in which it has rules; all of them if it gives the right to `enter` clusters.
+    """
+    if any(_enters(rule) for rule in role.rules):
+        return {}
+    return role.cluster_selector if role.cluster_rules else None
+
+
+def _enters(rule: Rule) -> bool:
+    lists = ((rule.verbs, "enter"), (rule.api_groups, OWN_GROUP), (rule.resources, "clusters"))
+    return not rule.resource_names and all("*" in given or wanted in given for given, wanted in lists)
+
+
 class SqlGlobalRoles(Repository):
     async def get(self, ref: str) -> GlobalRole | None:
         row = await self.one(select(GlobalRoleRow).where(matches(GlobalRoleRow.id, GlobalRoleRow.name, ref)))
-        return None if row is None else _global_role(row)
+        return None if row is None else global_role(row)
 
     async def page(self, paging: Paging, *, name: str | None = None, builtin: bool | None = None) -> Page[GlobalRole]:
         statement = select(GlobalRoleRow)
@@ -60,19 +75,18 @@ class SqlGlobalRoles(Repository):
             raise LookupError(role.id)
         columns = _global_columns(role)
         bound = await self.one(select(BindingRow.id).where(BindingRow.global_role_id == role.id).limit(1))
-        if bound is not None and any(
-            getattr(row, name) != columns[name] for name in ("cluster_rules", "cluster_selector")
-        ):
-            for before_or_after in (_global_role(row), role):
-                if before_or_after.cluster_rules:
-                    self.touched.members.update(await self.all(fitting(before_or_after.cluster_selector)))
+        before, after = reach(global_role(row)), reach(role)
+        if bound is not None and before != after:
+            for selector in (before, after):
+                if selector is not None:
+                    self.touched.members.update(await self.all(fitting(selector)))
         for name, value in columns.items():
             setattr(row, name, value)
         row.updated_at = now
         row.version += 1
         await self.session.flush()
         self.touched.global_roles.add(role.id)
-        return _global_role(row)
+        return global_role(row)
 
     async def remove(self, role_id: str) -> None:
         await _not_bound(self, select(BindingRow).where(BindingRow.global_role_id == role_id))
@@ -81,7 +95,7 @@ class SqlGlobalRoles(Repository):
 
     async def records(self, rows: Sequence[GlobalRoleRow]) -> list[GlobalRole]:
         """Rows as records, in the same order."""
-        return [_global_role(row) for row in rows]
+        return [global_role(row) for row in rows]
 
 
 class SqlTemplates(Repository):
@@ -224,7 +238,8 @@ def _template_columns(template: RoleTemplate) -> Mapping[str, Any]:
     }
 
 
-def _global_role(row: GlobalRoleRow) -> GlobalRole:
+def global_role(row: GlobalRoleRow) -> GlobalRole:
+    """The row as a record."""
     return GlobalRole(
         id=row.id,
         name=row.name,
