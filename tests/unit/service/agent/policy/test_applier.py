@@ -278,6 +278,19 @@ async def test_a_namespace_that_leaves_its_project_keeps_nothing_of_it(world: Wo
     assert world.api.names("rolebindings") == set()
 
 
+async def test_what_a_project_left_behind_is_not_made_over_to_the_next_one(world: World) -> None:
+    inside = binding("reader:always", "mooring:reader:0000000001", ["bob"], namespace="mine")
+    await world.policy([READER, inside], [space("mine", create=True)])
+    assert world.binding(NAME, "mine") is not None
+    await world.policy([READER], [])
+    assert world.api.get("namespaces", "mine") is not None
+    await world.policy([READER, inside], [space("mine", create=True)])
+    assert world.binding(NAME, "mine") is None
+    assert "somebody else made it" in world.report.errors["Namespace mine"]
+    await world.policy([READER, inside], [space("mine")])  # by who may take in a namespace that is there
+    assert world.binding(NAME, "mine") is not None
+
+
 async def test_an_open_network_policy_is_closed_again(world: World) -> None:
     world.api.put("namespaces", {"metadata": {"name": "dev"}})
     spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"from": [{"podSelector": {}}]}]}

@@ -97,6 +97,11 @@ class Cluster:
         path = f"{SPACES.path(('', '', name))}?fieldManager={FIELD_MANAGER}&force=true"
         return await self._write("PATCH", path, {"apiVersion": "v1", "kind": "Namespace", "metadata": meta}, APPLY)
 
+    async def let_go(self, name: str, uid: str) -> None:
+        """Takes the note off that we made this very namespace: what is in it is no project's any more."""
+        body = {"metadata": {"uid": uid, "annotations": {MADE: None}}}
+        await self._write("PATCH", SPACES.path(("", "", name)), body, "application/merge-patch+json")
+
     async def event(self, body: Manifest) -> None:
         """Makes an Event in the agent's namespace."""
         await self._kube.json("POST", f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events", body)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The namespaces of projects: made where the project asks for it, labelled, and left when the project does.
 
-It must not: take a namespace that a project asks to be made and somebody else made, or delete one.
+It must not: take a namespace that a project asks to be made and somebody else made, or delete one. One that left its
+project is somebody's: it comes into another only by who may take in a namespace that is there.
 """
 
 from __future__ import annotations
@@ -87,6 +88,9 @@ class Spaces:
                 there = self._there[name]
         if wanted is None:
             if there is not None and there.ours:
+                if there.made:
+                    # Else any other project could ask for it to be made, and have what the last one left in it.
+                    await self._cluster.let_go(name, there.uid)
                 self._keep(await self._cluster.label_space(name, there.uid, {}))
             return False
         made = False
