@@ -218,6 +218,21 @@ def test_no_name_of_kubernetes_is_ever_bound(prefix: str) -> None:
     assert rendered(what, prefix=prefix).objects == ()
 
 
+def test_a_name_of_kubernetes_makes_room_for_nobody_else() -> None:
+    own = Subject(kind="user", id="u-x", name="system:x")
+    other = template("other", rules=(dataclasses.replace(READ_PODS, verbs=("list",)),))
+    what = policy(
+        template(),
+        other,
+        project("shop"),
+        binding(subjects=(own, Subject(kind="user", id="u-ann", name="ann"))),
+        binding("ann", "bob", id="b-2", role_id="rt-other"),
+    )
+    found = {item["metadata"]["name"]: item["subjects"] for item in kinds(rendered(what, prefix=""), "RoleBinding")}
+    names_of = {name.split(":")[1]: [subject["name"] for subject in bound] for name, bound in found.items()}
+    assert names_of == {"reader": ["ann"], "other": ["ann", "bob"]}
+
+
 def test_what_is_gone_or_elsewhere_gives_nothing() -> None:
     lost = (
         binding("ann", role_id="rt-gone"),

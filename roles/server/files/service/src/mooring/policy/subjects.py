@@ -12,7 +12,7 @@ It must not: look anybody up, or give Kubernetes a user or group whose name begi
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from itertools import compress
@@ -39,7 +39,7 @@ _Chunks = list[tuple[str, list[dict[str, str]]]]
 
 @dataclass(slots=True)
 class People:
-    """Who stands in one or more bindings, each once: names of users as they are here, and all others."""
+    """Who stands in one or more bindings, each once: ids of users, and all others."""
 
     users: set[str] = field(default_factory=set)
     others: set[Other] = field(default_factory=set)
@@ -55,6 +55,7 @@ class Subjects:
     def __init__(self, prefix: str, left_out: Set[str]) -> None:
         self._prefix = prefix
         self._left_out = left_out
+        self._names: dict[str, str] = {}  # id of a user -> name in the cluster
         self._users: dict[str, _Entry] = {}
         self._order: list[str] = []
         self._entries: list[_Entry] = []
@@ -64,26 +65,32 @@ class Subjects:
         """Put these to `people`; service accounts only if `accounts`."""
         is_user = list(map("user".__eq__, map(_KIND, subjects)))
         users = subjects if all(is_user) else list(compress(subjects, is_user))
-        names = set(map(_NAME, users))
-        if not self._left_out.isdisjoint(map(_ID, users)):
-            names.difference_update(compress(map(_NAME, users), map(self._left_out.__contains__, map(_ID, users))))
-        if self._prefix == "" or self._prefix.startswith("system:"):
-            names = {name for name in names if not _is_kubernetes_own(self._prefix + name)}
-        people.users |= names
+        ids = set(map(_ID, users))
+        if not ids <= self._names.keys():
+            self._names.update(zip(map(_ID, users), map(self._prefix.__add__, map(_NAME, users)), strict=True))
+        ids.difference_update(self._left_out)
+        ids.discard("")  # of nobody whom the server knows
+        if people.users:
+            people.users |= ids
+        else:
+            people.users = ids
         for subject in subjects if len(users) < len(subjects) else ():
             if subject.kind == "group" and not _is_kubernetes_own(self._prefix + subject.name):
                 people.others.add(("Group", "", self._prefix + subject.name))
             elif subject.kind == "serviceaccount" and accounts:
                 people.others.add(("ServiceAccount", subject.namespace, subject.name))
 
-    def know(self, everybody: Iterable[People]) -> None:
+    def know(self, everybody: Collection[People]) -> None:
         """What must be called before `chunks`, with all that it will be asked for."""
-        prefix = self._prefix
-        for name in set[str]().union(*(people.users for people in everybody)):
-            full = prefix + name
-            self._users[name] = (_hash(full), {"apiGroup": _RBAC, "kind": "User", "name": full})
+        found = set[str]().union(*(people.users for people in everybody))
+        refused = {user for user in found if _is_kubernetes_own(self._names[user])}
+        for people in everybody if refused else ():
+            people.users -= refused
+        for user in found - refused:
+            name = self._names[user]
+            self._users[user] = (_hash(name), {"apiGroup": _RBAC, "kind": "User", "name": name})
         ordered = sorted(self._users.items(), key=_hash_of)
-        self._order = [name for name, _ in ordered]
+        self._order = [user for user, _ in ordered]
         self._entries = [entry for _, entry in ordered]
 
     def chunks(self, people: People) -> _Chunks:
@@ -113,10 +120,10 @@ class Subjects:
             todo += [(bits + "1", middle, end, half), (bits + "0", start, middle, lowest)]
         return found
 
-    def _sorted_users(self, names: set[str]) -> list[_Entry]:
-        if len(names) * 8 < len(self._order):
-            return sorted([self._users[name] for name in names], key=itemgetter(0))
-        return list(compress(self._entries, map(names.__contains__, self._order)))
+    def _sorted_users(self, ids: set[str]) -> list[_Entry]:
+        if len(ids) * 8 < len(self._order):
+            return sorted([self._users[user] for user in ids], key=itemgetter(0))
+        return list(compress(self._entries, map(ids.__contains__, self._order)))
 
 
 def rules_hash(value: Any) -> str:
