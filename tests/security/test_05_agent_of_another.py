@@ -19,7 +19,7 @@ from mooring.agent.identity import Identity, new_key
 from mooring.lib.secrets import Secret
 from support import agentjwt
 from support.glass import Glass, register, registration
-from support.rawhttp import RawClient, bearer
+from support.rawhttp import RawAnswer, RawClient, bearer
 from support.road import Server, until
 
 from .conftest import Cluster, Person, Road, new_source, strangers
@@ -65,6 +65,33 @@ def test_the_key_of_one_cluster_is_no_way_into_the_tunnel_of_another(road: Road,
         assert answer.status in (401, 403), (head, body, str(answer))
     assert road.server.api("GET", f"/clusters/{road.b.name}")["connected_at"] == before
     assert road.whoami(client, road.b, road.server.admin_token).status == 201
+
+
+def test_the_key_of_one_cluster_gets_the_policy_of_no_other(road: Road, client: RawClient) -> None:
+    a, b = stolen(road.a), stolen(road.b)
+    key = agentjwt.private_key(a)
+
+    def fetch(jwt: str, *more: tuple[bytes, bytes], path: str = "/api/v1/agents/policy") -> RawAnswer:
+        return client.request("GET", path, bearer(jwt, *more))
+
+    until("both are rendered", lambda: fetch(agentjwt.good(a)).status == fetch(agentjwt.good(b)).status == 200)
+    own = fetch(agentjwt.good(a))
+    assert a.cluster_id.encode() in own.body
+    assert b.cluster_id.encode() not in own.body
+    tag = (b"If-None-Match", own.get(b"etag") or b"")
+    assert (fetch(agentjwt.good(a), tag).status, fetch(agentjwt.good(a), tag).body) == (304, b"")
+    for head, body in [
+        (agentjwt.header(b), agentjwt.claims(b)),
+        (agentjwt.header(b), agentjwt.claims(a)),
+        (agentjwt.header(a), agentjwt.claims(b)),
+        (agentjwt.header(b, jwk={"kty": "OKP", "crv": "Ed25519", "x": a.public_key()}), agentjwt.claims(b)),
+    ]:
+        answer = fetch(agentjwt.sign(key, head, body))
+        assert answer.status == 401, (head, body, str(answer))
+    for path in (f"/api/v1/agents/policy?cluster={road.b.name}", f"/api/v1/agents/policy/{road.b.id}"):
+        assert fetch(agentjwt.good(a), path=path).status in (404, 422)
+    named = fetch(agentjwt.good(a), (b"X-Cluster", b.cluster_id.encode()), (b"Host", road.b.name.encode()))
+    assert b.cluster_id.encode() not in named.body
 
 
 def test_a_join_token_registers_one_key_for_one_cluster(road: Road) -> None:

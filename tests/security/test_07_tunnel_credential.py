@@ -15,8 +15,8 @@ from pathlib import Path
 from support import agentjwt
 from support.agentjwt import WEBSOCKET
 from support.glass import Glass
-from support.rawhttp import Headers, RawClient
-from support.road import BIN, Server, run
+from support.rawhttp import Headers, RawClient, bearer
+from support.road import BIN, Server, run, until
 
 from .conftest import Road
 
@@ -50,6 +50,39 @@ def test_a_credential_is_good_once_whoever_answers(glass: Glass, client: RawClie
         jwt = agentjwt.good(glass.identity)
         answers = [agentjwt.handshake(client, jwt).status for _unused in range(15)]
         assert sorted(answers) == [101] + [403] * 14, answers
+
+
+def test_without_a_good_credential_there_is_no_policy(road: Road, glass: Glass, client: RawClient) -> None:
+    """One JWT is good once for both: whoever saw it at the tunnel gets no policy by it, and the other way round."""
+    me, now = glass.identity, int(time.time())
+    key = agentjwt.private_key(me)
+    join_token = road.server.api("POST", f"/clusters/{glass.name}/join-tokens")["join_token"]
+
+    def fetch(jwt: str | None) -> int:
+        headers = [] if jwt is None else bearer(jwt)
+        return client.request("GET", "/api/v1/agents/policy", headers).status
+
+    until("it is rendered", lambda: fetch(agentjwt.good(me)) == 200)
+    for why, jwt in {
+        "none": None,
+        "nonsense": "nonsense",
+        "three parts of it": "a.b.c",
+        "a user's token": road.server.admin_token,
+        "a join token": join_token,
+        "expired": agentjwt.sign(
+            key, agentjwt.header(me), agentjwt.claims(me, iat=now - 120, nbf=now - 120, exp=now - 75)
+        ),
+        "not yet": agentjwt.sign(key, agentjwt.header(me), agentjwt.claims(me, iat=now + 120, exp=now + 165)),
+        "for another server": agentjwt.sign(key, agentjwt.header(me), agentjwt.claims(me, aud="elsewhere")),
+        "of no known algorithm": agentjwt.unsigned(agentjwt.header(me, alg="none"), agentjwt.claims(me)) + ".",
+    }.items():
+        assert fetch(jwt) == 401, why
+    once = agentjwt.good(me)
+    assert [fetch(once) for _unused in range(5)] == [200, 401, 401, 401, 401]
+    assert {agentjwt.handshake(client, once).status for _unused in range(6)} == {403}, "nor is it a tunnel, anywhere"
+    once = agentjwt.good(me)
+    assert agentjwt.handshake(client, once).status == 101
+    assert fetch(once) == 401
 
 
 def test_only_an_agents_request_is_looked_at(glass: Glass, client: RawClient) -> None:

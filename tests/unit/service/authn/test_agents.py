@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
-from mooring.authn.agents import MAX_LIFE, SKEW, TYP, AgentRefused, AgentVerifier, is_weak_key
+from mooring.authn.agents import MAX_LIFE, SKEW, TYP, AgentDoor, AgentRefused, AgentVerifier, is_weak_key
 from mooring.authn.replays import REPLAYS_PER_CLUSTER
 
 # RFC 9864 prefers "Ed25519"; the protocol says "EdDSA".
@@ -263,3 +263,13 @@ def test_any_header_and_body_are_refused_and_not_an_error(head: bytes, body: byt
     for token in (f"{b64(head)}.{b64(body)}.{b64(body)}", f"{good}.{b64(body)}.{b64(head)}"):
         with pytest.raises(AgentRefused):
             AgentVerifier(known.get, AUDIENCE).verify(token, NOW)
+
+
+def test_a_jwt_that_another_process_took_lets_nobody_in(verifier: AgentVerifier) -> None:
+    taken = {"jti-elsewhere"}
+    door = AgentDoor(verifier, lambda: NOW, lambda agent: agent.jti not in taken)
+    assert door.admit(sign(claims())).cluster_id == ONE
+    for jti, why in (("jti-00000001", "here"), ("jti-elsewhere", "at the tunnel")):
+        with pytest.raises(AgentRefused) as refused:
+            door.admit(sign(claims(jti=jti)))
+        assert refused.value.cause == "replay", why

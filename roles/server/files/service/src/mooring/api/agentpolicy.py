@@ -2,14 +2,15 @@
 """`GET /agents/policy`: an agent fetches the policy of its own cluster, as a signed bundle.
 
 Which cluster that is follows from the key that signed the JWT, never from anything that the caller says: there is no
-parameter. The JWT is the one of the tunnel's handshake (docs/protocol/tunnel.md), good once for both together. It must
-not: open anything else to agents, or show why a JWT was refused to more than its owner.
+parameter. The JWT is the one of the tunnel's handshake (docs/protocol/tunnel.md), good once for both together. An agent
+whose clock is off sees by how much in the `Date` that every answer has.
+
+It must not: open anything else to agents.
 """
 
 from __future__ import annotations
 
 import re
-from email.utils import formatdate
 from typing import Annotated, Any, Final
 
 from litestar import Request, Response, get
@@ -68,10 +69,7 @@ def _agent(services: Deps, request: Request[Any, Any, Any]) -> AgentIdentity:
         _log.warning(
             "agent refused", cause=error.cause, reason=error.reason, cluster_id=error.cluster_id, source=source(request)
         )
-        problem = unauthenticated(str(error), "agent_refused")
-        # RFC 9110 section 6.6.1. An agent whose clock is off sees by how much.
-        problem.headers["Date"] = formatdate(services.clock.now(), usegmt=True)
-        raise problem from None
+        raise unauthenticated(str(error), "agent_refused") from None
 
 
 def _tag(digest: str) -> str:

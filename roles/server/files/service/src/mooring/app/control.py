@@ -2,7 +2,8 @@
 """The control process: the only one with the database. REST API, clusters' states, regular work, and the bus.
 
     store -> index -> roster -> workers        what a commit changed is everywhere before its call is answered
-    workers -> roster -> controller -> store   what agents report
+    store -> policies -> roster -> workers     what policy each cluster is to have
+    workers -> roster -> controllers -> store  what agents report
 
 It must not: touch the data path. Workers serve on while it is replaced.
 """
