@@ -570,3 +570,11 @@ async def test_stopping_says_goaway_and_leaves_no_connection(
     await running.stop()
     await until(lambda: session.closed and kube.connections == 0)
     assert not session.usable
+
+
+async def test_a_policy_that_the_server_announces_is_looked_at(
+    agent: Agent, server: FakeServer, kube: FakeKube
+) -> None:
+    server.live[0].message({"kind": "policy", "revision": 1, "digest": "0" * 64, "key": ""})
+    review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    await until(lambda: [call for call in kube.calls if call.path == review])

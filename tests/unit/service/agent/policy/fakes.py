@@ -54,6 +54,7 @@ class FakeApi:
         self.version = 0
         self.calls: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str, Any], tuple[int, str] | None] = lambda *_unused: None
+        self.sticky: tuple[str, ...] = ()  # members that apply does not take off
         self.may = {"create", "escalate"}
         self.echo = True  # whether watches tell
         self._watches: list[tuple[str, str, Stream]] = []
@@ -187,6 +188,7 @@ class FakeApi:
         made = deepcopy(body)
         made["metadata"].pop("uid", None)
         if there is not None:
+            made.update({part: there[part] for part in self.sticky if part in there})
             for part in ("labels", "annotations"):
                 kept = dict(there["metadata"].get(part) or {})
                 for key in there.get("_applied", {}).get(part, ()):

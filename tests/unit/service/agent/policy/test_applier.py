@@ -308,6 +308,25 @@ async def test_an_open_network_policy_is_closed_again(world: World) -> None:
     await until("it is closed", narrow)
 
 
+async def test_what_somebody_adds_beside_our_fields_is_taken_off_where_it_widens(world: World) -> None:
+    world.api.put("namespaces", {"metadata": {"name": "dev"}})
+    spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": []}
+    meta = {"name": "mooring-isolation", "namespace": "dev", "labels": LABELS}
+    item = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": spec}
+    await world.policy([READER, item], [space("dev")])
+    world.api.sticky = ("aggregationRule",)  # apply leaves it, as another's
+    rule = {"clusterRoleSelectors": [{"matchLabels": {"all": "of-them"}}]}
+    world.api.put("clusterroles", {**READER, "aggregationRule": rule})
+
+    def plain() -> bool:
+        found = world.api.get("clusterroles", "mooring:reader:0000000001")
+        return found is not None and "aggregationRule" not in found
+
+    await until("it is off", plain)
+    await until("it was counted", lambda: world.report.healed == 1)
+    assert world.report.errors == {}
+
+
 async def test_what_the_api_server_refuses_is_said_in_its_words_and_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,7 +369,7 @@ async def test_a_list_that_is_read_anew_makes_no_drift_of_what_is_well(world: Wo
 
 async def test_an_object_that_something_in_the_cluster_changes_is_an_error_and_no_loop(world: World) -> None:
     def meddle(method: str, path: str, body: Any) -> None:
-        if method == "PATCH" and path.endswith(NAME):
+        if method in ("PATCH", "PUT") and path.endswith(NAME):
             body["subjects"] = []  # a mutating webhook
 
     world.api.refuse = meddle

@@ -258,8 +258,11 @@ class Applier:
         # Without force, what somebody makes just now under this name is a conflict, and not written over.
         made = await self._cluster.apply(item, force=force)
         self._uids[at] = made.metadata.uid
+        if not _is(made, item):
+            # Apply leaves what others own: an aggregation rule of a role, traffic out of a network policy.
+            made = await self._cluster.replace(item, made.metadata.version)
         self._note(at, made, wrote=True)
-        if not same(made.manifest(KINDS[at[0]]), item):
+        if not _is(made, item):
             raise KubeError(
                 422, "the API server does not keep it as it was written: something in the cluster changes it"
             )
@@ -318,7 +321,7 @@ class Applier:
             return seen
         ours = wrote or self._is_ours(at, item) or (seen is not None and seen.ours and seen.uid == item.metadata.uid)
         wanted = self.desired.objects.get(at) if self.desired is not None else None
-        good = ours and item.labelled and wanted is not None and _as_wanted(item, KINDS[at[0]], wanted)
+        good = ours and item.labelled and wanted is not None and _is(item, wanted.manifest())
         self._seen[at] = made = Seen(item.metadata.uid, item.number, ours, good)
         return made
 
@@ -463,8 +466,9 @@ class Applier:
                 continue
 
 
-def _as_wanted(item: Item, kind: Kind, wanted: Wanted) -> bool:
-    want, have = wanted.manifest(), item.manifest(kind)
+def _is(item: Item, want: Manifest) -> bool:
+    kind = KINDS[want["kind"]]
+    have = item.manifest(kind)
     # In a NetworkPolicy more means another: a selector that is added to a peer, one that picks fewer pods.
     return same(have, want) and (kind.name != "NetworkPolicy" or have.get("spec") == want.get("spec"))
 

@@ -76,6 +76,11 @@ class Cluster:
         path = f"{self._path(key(item))}?fieldManager={FIELD_MANAGER}&force={str(force).lower()}"
         return await self._write("PATCH", path, item, APPLY)
 
+    async def replace(self, item: Manifest, version: str) -> Item:
+        """Writes the whole object, and so takes off what others added. 409 if it is not at this version any more."""
+        body = {**item, "metadata": {**item["metadata"], "resourceVersion": version}}
+        return await self._write("PUT", f"{self._path(key(item))}?fieldManager={FIELD_MANAGER}", body)
+
     async def delete(self, at: Key, uid: str) -> None:
         """Deletes this very object; one that is gone or was replaced is nobody's loss."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}

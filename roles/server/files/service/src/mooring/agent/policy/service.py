@@ -125,6 +125,9 @@ class PolicyAgent:
                 except (*_ATTEMPT, BadIdentity) as error:
                     self._report.failed(BUNDLE, error.reason)
                     await asyncio.sleep(backoff.next())
+                except Exception:  # a fault of ours: the policy is held again from the start, and not given up
+                    self._log.exception("the policy is begun anew")
+                    await asyncio.sleep(backoff.next())
         finally:
             await self._tasks.aclose()
 
@@ -209,7 +212,10 @@ class _Leader:
         while True:
             revision, digest, key = await self._agent.next_word()
             self._report.desired = revision
+            await self._look_at_profile()
             if digest == self._digest:
+                self._report.applied = max(revision, self._report.applied)  # the same content under a later number
+                self._report.right(BUNDLE)
                 self._report.note()
                 continue
             await self._get(key)
@@ -223,6 +229,13 @@ class _Leader:
             return
         self._registration = kept.about.registration
         await self._adopt(desired)
+
+    async def _look_at_profile(self) -> None:
+        """Another manifest may have been applied."""
+        try:
+            self._report.profile = await self._agent._cluster.profile()
+        except _ATTEMPT as error:
+            self._log.info("what the agent may do is not known just now", reason=str(error))
 
     async def _get(self, key: str) -> None:
         """Fetches until there is an answer, or a newer word."""
