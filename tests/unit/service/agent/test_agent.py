@@ -572,9 +572,11 @@ async def test_stopping_says_goaway_and_leaves_no_connection(
     assert not session.usable
 
 
-async def test_a_policy_that_the_server_announces_is_looked_at(
-    agent: Agent, server: FakeServer, kube: FakeKube
-) -> None:
+@pytest.mark.usefixtures("agent")
+async def test_a_policy_that_the_server_announces_is_looked_at(server: FakeServer, kube: FakeKube) -> None:
     server.live[0].message({"kind": "policy", "revision": 1, "digest": "0" * 64, "key": ""})
-    review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-    await until(lambda: [call for call in kube.calls if call.path == review])
+
+    def reviewed() -> bool:
+        return any(call.path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" for call in kube.calls)
+
+    await until(reviewed)

@@ -355,12 +355,12 @@ class Applier:
             return
         at = item.key(kind)
         before = self._seen.get(at)
-        if before is not None and before.number == item.number > 0 and before.uid == item.metadata.uid:
-            return  # what we wrote
+        if before is not None and before.number >= item.number > 0 and before.uid == item.metadata.uid:
+            return  # what we wrote, or what was before that
         was_good = before is not None and before.good
         if self._note(at, item).good:
             self._dirty.pop(at, None)
-        else:
+        elif was_good or at not in self._retry:  # what could not be put right has its time; it is not fought over
             self._look(at, "changed" if was_good else "")
 
     def gone(self, kind: Kind, item: Item) -> None:
