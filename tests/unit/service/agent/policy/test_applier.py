@@ -379,6 +379,25 @@ async def test_an_object_that_something_in_the_cluster_changes_is_an_error_and_n
     assert len([path for method, path in world.api.writes() if method == "PATCH" and path.endswith(NAME)]) <= 3
 
 
+async def test_two_who_want_an_object_otherwise_do_not_keep_the_cluster_busy(world: World) -> None:
+    await world.policy([READER, BOUND])
+    edits = 0
+
+    def other(method: str, path: str, _unused: Any) -> None:
+        nonlocal edits
+        if method == "PATCH" and path.endswith(NAME):
+            edits += 1
+            theirs = {**BOUND, "subjects": []}
+            asyncio.get_running_loop().call_later(0.005, world.api.put, "clusterrolebindings", theirs)
+
+    world.api.refuse = other
+    world.api.drop("clusterrolebindings", NAME)
+    await asyncio.sleep(1.0)
+    assert edits == 8
+    await until("it is put right all the same", lambda: edits > 8, 5)
+    world.api.refuse = lambda *_unused: None
+
+
 async def test_of_a_thousand_new_names_it_is_asked_once(world: World) -> None:
     world.api.put("clusterrolebindings", binding("reader:7", "admin", ["eve"]))
     many = [binding(f"reader:{number}", "mooring:reader:0000000001", ["bob"]) for number in range(200)]

@@ -36,6 +36,10 @@ TRIES: Final = 3
 """Attempts of a step before the transition goes on without it."""
 RETRY_FIRST, RETRY_MOST = 1.0, 300.0
 """Seconds until an object that could not be put right is tried again."""
+PATIENCE: Final = 8
+"""How often an object is put right at once; after that, within `CALM` seconds of the last time, only after `PAUSE`: two
+programs that want it otherwise shall not keep the API server busy."""
+CALM, PAUSE = 60.0, 1.5
 LOOK_AGAIN: Final = 15.0
 """Seconds after which the time is asked again while a binding's end is near: a machine may have slept."""
 MANY: Final = 64
@@ -81,6 +85,7 @@ class Applier:
         self._held: set[Key] = set()  # by the transition that runs
         self._busy: set[Key] = set()
         self._retry: dict[Key, _Retry] = {}
+        self._fights: dict[Key, tuple[int, float]] = {}  # how often an object was put right, and when last
         self._inside: dict[str, list[Key]] = {}  # namespace -> what shall be in it
         self._ready = False  # until the first transition is through, nothing is put right by itself
         self._flight = asyncio.Semaphore(FLIGHT)
@@ -141,6 +146,7 @@ class Applier:
         """What nobody wants any more is neither ours to know nor wrong."""
         for at in [at for at in self._uids if at not in new.objects]:
             del self._uids[at]
+        self._fights.clear()
         known = {title(at) for at in new.objects} | {title((NAMESPACE, "", name)) for name in self._spaces.all()}
         for name in [name for name in self._report.errors if name.partition(" ")[0] in self._read]:
             if name not in known:
@@ -277,6 +283,8 @@ class Applier:
 
     async def _fix(self, at: Key, what: str) -> None:
         """Puts one object right, if it is not."""
+        if what and (pause := self._pause(at)):
+            await asyncio.sleep(pause)
         if at[0] == NAMESPACE:
             await self._space(at[2], what)
             return
@@ -293,6 +301,15 @@ class Applier:
                     self._settled(at)
         except (NotOurs, *ATTEMPT) as error:
             self._failed(at, error, what)  # it still is a drift when it is put right later
+
+    def _pause(self, at: Key) -> float:
+        """Seconds to wait before an object is put right once more."""
+        now = asyncio.get_running_loop().time()
+        times, last = self._fights.get(at, (0, now))
+        if now - last > CALM:
+            times = 0
+        self._fights[at] = (times + 1, now)
+        return PAUSE if times >= PATIENCE else 0.0
 
     async def _space(self, name: str, what: str = "") -> None:
         """Sees to a namespace, and to what is in it if that came to be possible."""
