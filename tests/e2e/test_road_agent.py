@@ -61,9 +61,14 @@ def test_the_agent_itself_may_not_read_what_it_does_not_need(road: Road) -> None
         ("list", "secrets", "-n", NAMESPACE),
         ("create", "pods", "-n", NAMESPACE),
         ("impersonate", "users"),
-        ("create", "clusterrolebindings"),
+        ("delete", "namespaces"),
+        ("create", "roles.rbac.authorization.k8s.io", "-n", NAMESPACE),
+        ("*", "*"),
     ):
         assert not can(road, "mooring-agent", *words), words
+    # What policies take, by the cluster's profile.
+    assert cluster(road)["profile"] == "admin"
+    assert can(road, "mooring-agent", "create", "clusterrolebindings")
 
 
 def test_the_server_shows_version_and_nodes_and_a_change_within_seconds(road: Road) -> None:
