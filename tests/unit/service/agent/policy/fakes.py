@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 from mooring.agent.kubeapi import KubeError, message_of
-from mooring.net.fetch import Answer
+from mooring.net.fetch import Answer, FetchError
+from mooring.wire.frames import Code
 
 Manifest = dict[str, Any]
 _PATH = re.compile(r"/(?:api/v1|apis/([^/]+)/v1)(?:/namespaces/([^/]+)(?=/[^/]+))?/([^/]+)(?:/([^/]+))?")
@@ -54,6 +55,7 @@ class FakeApi:
         self.version = 0
         self.calls: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str, Any], tuple[int, str] | None] = lambda *_unused: None
+        self.away = False
         self.sticky: tuple[str, ...] = ()  # members that apply does not take off
         self.may = {"create", "escalate"}
         self.echo = True  # whether watches tell
@@ -89,6 +91,10 @@ class FakeApi:
 
     async def call(self, method: str, path: str, body: Any = None, **_unused: Any) -> Answer:
         await asyncio.sleep(0)
+        if self.away:
+            raise FetchError(Code.UPSTREAM_UNREACHABLE, "nobody is there", sent=False)
+        if path == "/version":
+            return Answer(200, [], b"{}")
         body = msgspec.json.decode(msgspec.json.encode(body))  # as it comes over a wire
         status, found = self._serve(method, path, body)
         return Answer(status, [], msgspec.json.encode(found))
@@ -100,6 +106,8 @@ class FakeApi:
         return msgspec.json.decode(answer.body, type=dict[str, Any])
 
     def watch(self, path: str, **_unused: Any) -> Stream:
+        if self.away:
+            raise FetchError(Code.UPSTREAM_UNREACHABLE, "nobody is there", sent=False)
         bare, _, query = path.partition("?")
         found = _PATH.fullmatch(bare)
         assert found is not None
@@ -119,6 +127,12 @@ class FakeApi:
     def watches(self) -> int:
         """Watches that are open."""
         return len(self._watches)
+
+    def cut(self) -> None:
+        """The API server goes away, with all watches."""
+        self.away = True
+        for _resource, _selector, stream in list(self._watches):
+            stream.queue.put_nowait(None)
 
     def end_watches(self) -> None:
         """The API server ends all watches, as outdated."""

@@ -398,6 +398,35 @@ async def test_two_who_want_an_object_otherwise_do_not_keep_the_cluster_busy(wor
     world.api.refuse = lambda *_unused: None
 
 
+async def test_a_transition_waits_for_an_api_server_that_is_away_and_goes_on(world: World) -> None:
+    await world.policy([READER, BOUND])
+    world.api.cut()
+    job = asyncio.get_running_loop().create_task(
+        world.policy([EDITOR, binding("editor:always", "mooring:editor:0000000002", ["bob"])])
+    )
+    await asyncio.sleep(0.5)
+    assert not job.done()
+    world.api.away = False
+    await asyncio.wait_for(job, 20)
+    assert world.users("mooring:editor:always") == ["mooring:bob"]
+    assert world.binding() is None
+    assert world.report.errors == {}
+
+
+async def test_what_was_wrong_while_the_api_server_was_away_is_put_right_when_it_is_back(world: World) -> None:
+    await world.policy([READER, BOUND])
+    world.api.echo = False
+    world.api.cut()
+    world.api.drop("clusterrolebindings", NAME)
+    world.api.echo = True
+    await asyncio.sleep(0.3)
+    world.api.away = False
+    world.api.end_watches()
+    await until("they are read again", lambda: world.api.watches == 7)
+    world.api.end_watches()  # it does not know that far back
+    await until("it is back", lambda: world.users() == ["mooring:bob"])
+
+
 async def test_of_a_thousand_new_names_it_is_asked_once(world: World) -> None:
     world.api.put("clusterrolebindings", binding("reader:7", "admin", ["eve"]))
     many = [binding(f"reader:{number}", "mooring:reader:0000000001", ["bob"]) for number in range(200)]

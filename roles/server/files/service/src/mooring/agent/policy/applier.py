@@ -214,8 +214,9 @@ class Applier:
     async def _step(self, step: Step) -> None:
         action, item = step
         at = key(item)
-        backoff = Backoff(0.1, 1.0)
-        for attempt in range(TRIES):
+        backoff = Backoff(0.1, 2.0)
+        attempt = 0
+        while True:
             try:
                 async with self._flight:
                     await (self._put(at, item) if action == "apply" else self._remove(at))
@@ -224,7 +225,9 @@ class Applier:
                 self._failed(at, error)
                 return
             except ATTEMPT as error:
-                if attempt == TRIES - 1 or (isinstance(error, KubeError) and not _passes(error)):
+                # While the API server is away, the transition stands still, and goes on when it is back.
+                attempt += isinstance(error, KubeError) or await self._cluster.answers()
+                if attempt == TRIES or (isinstance(error, KubeError) and not _passes(error)):
                     self._failed(at, error)
                     return
             await asyncio.sleep(backoff.next())
@@ -411,6 +414,12 @@ class Applier:
         self._report.failed(kind.resource, reason)
         # What is not known is asked for one by one, and what is too much goes once it can be listed.
         self._read[kind.name].set()
+
+    def back(self) -> None:
+        """Called by the watch."""
+        for at, retry in self._retry.items():
+            retry.backoff.reset()
+            self._mark(at, retry.what)
 
     def _moved(self, name: str, what: str | None) -> None:
         """A namespace came, went or changed."""

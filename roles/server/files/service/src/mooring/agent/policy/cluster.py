@@ -12,15 +12,18 @@ from urllib.parse import quote
 
 import msgspec
 
+from mooring.agent.config import BadConfig
 from mooring.agent.kubeapi import KubeApi, KubeError, message_of
 from mooring.agent.policy.kinds import FIELD_MANAGER, KINDS, MADE, SPACES, Item, ItemList, Kind, title
 from mooring.kube.transition import Key, Manifest, key
 from mooring.lib.profiles import Profile
+from mooring.net.fetch import FetchError
 
 APPLY: Final = "application/apply-patch+yaml"
 """JSON is YAML."""
 NAMES: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 PAGE: Final = 500
+ANSWER_DEADLINE: Final = 3.0
 _ITEM: Final = msgspec.json.Decoder(Item)
 _PAGE: Final = msgspec.json.Decoder(ItemList)
 
@@ -37,6 +40,14 @@ class Cluster:
         if not await self._may("create", "clusterroles"):
             return "proxy-only"
         return "admin" if await self._may("escalate", "clusterroles") else "read-only"
+
+    async def answers(self) -> bool:
+        """Whether the API server can be reached at all."""
+        try:
+            await self._kube.call("GET", "/version", deadline=ANSWER_DEADLINE)
+        except (FetchError, BadConfig):
+            return False
+        return True
 
     async def uid(self) -> str:
         """The uid of the cluster: that of its namespace kube-system."""

@@ -49,6 +49,9 @@ class Sink(Protocol):
     def unread(self, kind: Kind, reason: str) -> None:
         """A list cannot be read just now."""
 
+    def back(self) -> None:
+        """The API server answers again after it did not."""
+
 
 class _Event(msgspec.Struct):
     type: str
@@ -72,6 +75,7 @@ class Watcher:
         self._sink = sink
         self._tasks = Supervisor("policy/watch")
         self._versions: dict[str, str] = {}  # how far each kind is known
+        self._away: set[str] = set()  # kinds whose last call was not answered
 
     def start(self) -> None:
         """Begins."""
@@ -100,6 +104,7 @@ class Watcher:
             except _Outdated:
                 self._versions[kind.name] = ""
             except (KubeError, FetchError, BadConfig, msgspec.MsgspecError) as error:
+                self._away.add(kind.name)
                 if not self._versions.get(kind.name):
                     self._sink.unread(kind, str(error))
             await asyncio.sleep(backoff.next())
@@ -135,7 +140,7 @@ class Watcher:
             f"{kind.collection()}?watch=1&allowWatchBookmarks=true&resourceVersion={quote(version, safe='')}"
             f"&timeoutSeconds={seconds}&{selector}"
         )
-        async for line in self._lines(path, accept):
+        async for line in self._lines(kind, path, accept):
             event = _EVENT.decode(line)
             if event.type == "ERROR":
                 raise _Outdated
@@ -146,7 +151,7 @@ class Watcher:
                 self._sink.found(kind, item)
             self._versions[kind.name] = item.metadata.version
 
-    async def _lines(self, path: str, accept: str) -> AsyncIterator[bytes]:
+    async def _lines(self, kind: Kind, path: str, accept: str) -> AsyncIterator[bytes]:
         download = self._kube.watch(path, accept=accept)
         try:
             head = await download.head()
@@ -154,6 +159,9 @@ class Watcher:
                 raise _Outdated
             if head.status != 200:
                 raise KubeError(head.status, f"watching {path.split('?')[0]}: HTTP status {head.status}")
+            if kind.name in self._away:
+                self._away.discard(kind.name)
+                self._sink.back()
             rest = b""
             async for piece in download:
                 *lines, rest = (rest + piece).split(b"\n")
