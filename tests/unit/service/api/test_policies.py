@@ -310,3 +310,22 @@ async def test_labels_do_not_give_what_is_not_held(world: Any) -> None:
     await bound(world, "bob", "edits", cluster="prod")
     await refused(bob, "PATCH", "/clusters/prod", {"labels": {"tier": "one"}}, 403, "labels")
     await bob.ok("PATCH", "/clusters/prod", {"labels": {"tier": "two"}})
+
+
+async def test_a_namespace_is_not_moved_to_whom_it_would_be_more(world: Any) -> None:
+    """Who may update projects could otherwise move what others have into a project of their own."""
+    admin = world.admin
+    await world.cluster("prod")
+    ann = await world.user("ann")
+    ours = {"api_groups": ["mooring.fleet"]}
+    rules = [{"verbs": ["get", "update"], "resources": ["projects"], **ours}]
+    rules.append({"verbs": ["create"], "resources": ["namespaces"], **ours})
+    await admin.ok("POST", "/role-templates", {"name": "mover", "context": "cluster", "rules": rules})
+    await bound(world, "ann", "mover", cluster="prod")
+    await admin.ok("POST", "/projects", {"name": "shop", "cluster": "prod", "namespaces": [{"name": "shop-db"}]})
+    await admin.ok("POST", "/projects", {"name": "bank", "cluster": "prod"})
+    wish = {"name": "shop-db", "move": True}
+    await refused(ann, "POST", "/projects/bank/namespaces", wish, 403, "whole cluster")
+    await bound(world, "ann", "cluster-owner", cluster="prod")
+    moved = await ann.ok("POST", "/projects/bank/namespaces", wish)
+    assert [space["name"] for space in moved["namespaces"]] == ["shop-db"]

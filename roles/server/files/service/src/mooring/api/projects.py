@@ -17,7 +17,7 @@ from litestar import Response, delete, get, patch, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
 
-from mooring.api.access import Caller, Deps, may, needs, require
+from mooring.api.access import Caller, Deps, grant_refused, may, needs, require
 from mooring.api.common import (
     Cursor,
     Description,
@@ -41,7 +41,9 @@ from mooring.api.rules import Quantities, quantities
 from mooring.api.services import Services
 from mooring.authn.identity import Identity
 from mooring.lib.ids import new_id
+from mooring.policy import check
 from mooring.policy.builtin import PROJECT_PREFIX as PREFIX
+from mooring.policy.rules import PolicyRefused
 from mooring.store.policies import PodSecurity, Policy, Project, ProjectNamespace
 from mooring.store.records import Cluster
 
@@ -247,6 +249,10 @@ async def add_namespace(
         _limits(change, project, spaces=(space,), why="quota" if space.quota else "")
         if data.move:
             _limits(change, project, why="move")
+            try:
+                check.adoption(change.policy, change.rights(), project, data.name)
+            except PolicyRefused as error:
+                raise grant_refused(error) from None
             await _take_out(change, project.cluster_id, data.name)
         project = await change.edit(project, replace(project, namespaces=_sorted((*project.namespaces, space))))
     return with_etag(out(project), project.version, 201)

@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 from mooring.kube.manifest import DEFAULT_NAMESPACE
 from mooring.lib.names import InvalidName, check_name
 from mooring.policy import builtin, rules
-from mooring.policy.check_project import project
+from mooring.policy.check_project import adoption, project
 from mooring.policy.effective import Flat, Rights, fits, flatten, lineage
 from mooring.policy.fields import check_description, check_plain_name, check_selector
 from mooring.policy.rules import PolicyRefused
@@ -33,6 +33,7 @@ from mooring.store.policies import Binding, GlobalRole, Policy, Project, RoleTem
 __all__ = [
     "PolicyRefused",
     "acting_for",
+    "adoption",
     "binding",
     "cluster_labels",
     "global_role",

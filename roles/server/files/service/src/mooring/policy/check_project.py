@@ -92,15 +92,16 @@ def _namespaces(policy: Policy, author: Rights, wish: Project, before: Project |
             )
         known = held.get(name)
         if known is None and not namespace.create:
-            _adopt(policy, author, wish, name)
+            adoption(policy, author, wish, name)
         elif known is not None and known.create != namespace.create:
             if namespace.create:
                 raise PolicyRefused("namespaces", f"the namespace {name!r} was there before; it cannot become ours")
-            _adopt(policy, author, wish, name)
+            adoption(policy, author, wish, name)
 
 
-def _adopt(policy: Policy, author: Rights, wish: Project, namespace: str) -> None:
-    """A namespace that is there already: who takes it in gives it to all the project's people."""
+def adoption(policy: Policy, author: Rights, wish: Project, namespace: str) -> None:
+    """Whether the author may take a namespace that is there already into the project, also from another one: who takes
+    it in gives it to all the project's people. Raises PolicyRefused."""
     given = list(flatten(policy.templates, builtin.template_id(builtin.PROJECT_OWNER)).rules)
     external = False
     for binding in policy.bindings.values():
