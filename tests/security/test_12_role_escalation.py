@@ -36,6 +36,8 @@ OF_EVERY_USER = {
     ("get", "/api/v1/global-roles/{ref}"),
     ("get", "/api/v1/role-templates"),
     ("get", "/api/v1/role-templates/{ref}"),
+    ("get", "/api/v1/policy/access"),
+    ("post", "/api/v1/policy/simulate"),
 }
 """What a user may call: what it shows is his own, and (by the role `user-base`) which roles there are. Everything else
 needs rights that others have."""
@@ -86,7 +88,7 @@ def test_every_operation_refuses_who_may_not_call_it(road: Road, client: RawClie
             headers = [*(bearer(token) if token else ()), (b"Content-Type", b"application/json")]
             with road.dial(new_source()) as stranger:
                 status = stranger.request(method.upper(), path, headers, body).status
-            wanted = {"nobody": (401,), "a cluster's token": (403,)}.get(who, (403, 404))
+            wanted: tuple[int, ...] = {"nobody": (401,), "a cluster's token": (403,)}.get(who, (403, 404))
             if (method, template) in allowed:
                 wanted = (200, 201, 204, 400, 401, 403, 404, 409, 422)
             elif not token:
@@ -186,3 +188,83 @@ def test_a_token_gives_no_more_than_itself(road: Road, client: RawClient, fresh_
         "POST", "/api/v1/tokens", bearer(short, (b"Content-Type", b"application/json")), b'{"ttl_seconds": 86400}'
     )
     assert longer.status == 422, "a token makes none that outlives it"
+
+
+def test_the_policy_gives_nobody_more_than_they_hold(
+    road: Road, client: RawClient, fresh_name: Callable[[str], str]
+) -> None:
+    """Each way around "grant only what you hold", by somebody who may write bindings, roles, projects or users."""
+    api, cluster = road.server.api, road.a.name
+    tag = fresh_name("t").rpartition("-")[2]
+    shop, bank = f"shop-{tag}", f"bank-{tag}"
+    for name, space in ((shop, f"web-{tag}"), (bank, f"vault-{tag}")):
+        api("POST", "/projects", {"name": name, "cluster": cluster, "namespaces": [{"name": space}]})
+    people = {who: road.person(fresh_name(who), password=False) for who in ("bea", "rita", "owen", "una")}
+    bea, rita, owen, una = people.values()
+    api("POST", "/cluster-bindings", {"name": f"bea-{tag}", "role": "cluster-bindings-manage", "cluster": cluster,
+                                      "users": [bea.name]})  # fmt: skip
+    api("POST", "/global-bindings", {"name": f"rita-{tag}", "role": "roles-manage", "users": [rita.name]})
+    api("POST", "/global-bindings", {"name": f"una-{tag}", "role": "users-manage", "users": [una.name]})
+    api("POST", "/project-bindings", {"name": f"owen-{tag}", "role": "project-owner", "project": shop,
+                                      "cluster": cluster, "users": [owen.name]})  # fmt: skip
+    api("POST", "/cluster-bindings", {"name": f"own-{tag}", "role": "cluster-owner", "cluster": cluster})
+    role, small = f"role-{tag}", f"small-{tag}"
+    api("POST", "/global-roles", {"name": role}, token=rita.token)
+    api("POST", "/global-bindings", {"name": f"role-{tag}", "role": role, "users": [rita.name]})
+    api("POST", "/role-templates", {"name": small, "context": "cluster"}, token=rita.token)
+    all_of = {"verbs": ["*"], "api_groups": ["*"], "resources": ["*"]}
+    secrets_of_any_name = {**all_of, "resources": ["secrets"], "resource_names": ["*"]}
+
+    def ours(verb: str, resource: str) -> dict[str, Any]:
+        return {"rules": [{"verbs": [verb], "api_groups": ["mooring.fleet"], "resources": [resource]}]}
+
+    place = {"project": shop, "cluster": cluster}
+    namespaces = f"/projects/{shop}/namespaces"
+    account = {"name": f"sa-{tag}", "role": "project-member", **place}
+    attempts: list[tuple[Person, str, str, Any, set[int]]] = [
+        # a manager of bindings grants owner
+        (bea, "POST", "/cluster-bindings", {"name": "x", "role": "cluster-owner", "cluster": cluster,
+                                            "users": [bea.name]}, {403}),
+        (bea, "PATCH", f"/cluster-bindings/own-{tag}", {"add_users": [bea.name]}, {403}),
+        (bea, "POST", "/project-bindings", {"name": "x", "role": "project-owner", **place, "users": [bea.name]}, {403}),
+        (bea, "POST", "/cluster-bindings", {"name": "x", "role": "cluster-bindings-view", "cluster": road.b.name,
+                                            "users": [bea.name]}, {403, 422}),
+        (bea, "POST", "/global-bindings", {"name": "x", "role": "admin", "users": [bea.name]}, {403}),
+        # a role is edited after it was bound
+        (rita, "PATCH", f"/global-roles/{role}", {"cluster_rules": [all_of]}, {403}),
+        (rita, "PATCH", f"/global-roles/{role}", ours("update", "users"), {403}),
+        (rita, "PATCH", f"/role-templates/{small}", {"rules": [all_of]}, {403}),
+        # inheritance comes later
+        (rita, "PATCH", f"/role-templates/{small}", {"inherits": ["cluster-owner"]}, {403}),
+        (rita, "PATCH", f"/role-templates/{small}", {"external": "cluster-admin"}, {403}),
+        # bind, escalate, names that are wildcards
+        (rita, "PATCH", f"/global-roles/{role}", ours("escalate", "globalroles"), {403}),
+        (rita, "PATCH", f"/global-roles/{role}", ours("bind", "roletemplates"), {403}),
+        (rita, "PATCH", f"/global-roles/{role}", {"cluster_rules": [secrets_of_any_name]}, {403, 422}),
+        # the owner of a project pulls namespaces in
+        (owen, "POST", namespaces, {"name": "kube-system", "create": False}, {403, 422}),
+        (owen, "POST", namespaces, {"name": "kube-system", "create": True}, {403, 422}),
+        (owen, "POST", namespaces, {"name": "left-alone", "create": False}, {403}),
+        (owen, "POST", namespaces, {"name": f"vault-{tag}", "move": True}, {403}),
+        (owen, "PATCH", f"/projects/{shop}", {"pod_security": "privileged"}, {403}),
+        # service accounts of elsewhere
+        (owen, "POST", "/project-bindings", {**account, "service_accounts": [f"vault-{tag}/default"]}, {422}),
+        (owen, "POST", "/project-bindings", {**account, "service_accounts": ["kube-system/default"]}, {422}),
+        # names that are, or look like, those of others
+        *((una, "POST", "/groups", {"name": name}, {422})
+          for name in ("system:masters", "System:Masters", "ѕystem:masters", "ｓystem:masters", "Admins", "аdmins")),
+        # a manager of users becomes somebody else
+        (una, "PATCH", "/users/admin", {"password": "x" * 20}, {403}),
+        (una, "PATCH", f"/users/{una.name}", {"groups": ["admins"]}, {403}),
+        (una, "PATCH", "/groups/admins", {"add_members": [una.name]}, {403}),
+        (una, "POST", "/users", {"name": f"eve-{tag}", "groups": ["admins"]}, {403}),
+        (una, "PATCH", f"/users/{owen.name}", {"password": "x" * 20}, {403}),
+        (una, "POST", "/tokens", {"user": "admin"}, {403}),
+    ]  # fmt: skip
+    for person, method, path, body, wanted in attempts:
+        headers = bearer(person.token, (b"Content-Type", b"application/json"))
+        answer = client.request(method, f"/api/v1{path}", headers, json.dumps(body).encode())
+        assert answer.status in wanted, (person.name, method, path, body, str(answer))
+    for what in ("cluster-bindings", "project-bindings", "global-bindings"):
+        assert "x" not in [item["name"] for item in api("GET", f"/{what}?limit=500")["items"]]
+    assert client.request("GET", road.b.path("/api"), bearer(bea.token)).status == 403

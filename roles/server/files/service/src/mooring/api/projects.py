@@ -17,7 +17,7 @@ from litestar import Response, delete, get, patch, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
 
-from mooring.api.access import Caller, Deps, grant_refused, may, needs, require
+from mooring.api.access import Caller, Deps, may, needs, require
 from mooring.api.common import (
     Cursor,
     Description,
@@ -41,9 +41,7 @@ from mooring.api.rules import Quantities, quantities
 from mooring.api.services import Services
 from mooring.authn.identity import Identity
 from mooring.lib.ids import new_id
-from mooring.policy import check
 from mooring.policy.builtin import PROJECT_PREFIX as PREFIX
-from mooring.policy.rules import PolicyRefused
 from mooring.store.policies import PodSecurity, Policy, Project, ProjectNamespace
 from mooring.store.records import Cluster
 
@@ -61,12 +59,6 @@ class NamespaceOut(Output):
     name: str
     create: bool
     quota: dict[str, str]
-
-
-class NamespaceList(Output):
-    items: list[NamespaceOut]
-    next: str | None
-    total: int
 
 
 class ProjectOut(Output):
@@ -100,16 +92,6 @@ class NamespaceIn(Input):
     name: NamespaceName
     create: bool = True
     quota: Quantities = msgspec.field(default_factory=dict)
-
-
-class NamespaceNew(NamespaceIn):
-    """`move`: take it out of the project of this cluster that has it."""
-
-    move: bool = False
-
-
-class NamespaceEdit(Input):
-    quota: Quantities
 
 
 Namespaces = Annotated[list[NamespaceIn], Meta(max_length=1000)]
@@ -213,91 +195,6 @@ async def delete_project(
         await remove(change, project)
 
 
-@get(
-    "/projects/{ref:str}/namespaces",
-    opt=needs("namespaces", "list", "somewhere"),
-    tags=TAGS,
-    summary="The namespaces of a project",
-)
-async def list_namespaces(
-    ref: PathRef,
-    services: Deps,
-    caller: Caller,
-    cluster: OfCluster = None,
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> NamespaceList:
-    project = _with_right(services, caller, services.book.policy, ref, cluster, "list")
-    page = page_of(project.namespaces, limit, cursor, lambda space: True, lambda space: (space.name, ""))
-    return NamespaceList(items=[_space(space) for space in page.items], next=next_cursor(page), total=page.total)
-
-
-@post(
-    "/projects/{ref:str}/namespaces",
-    opt=needs("namespaces", "create", "somewhere"),
-    tags=TAGS,
-    summary="Put a namespace into a project; without `create`, by who may update projects in the cluster",
-)
-async def add_namespace(
-    ref: PathRef, data: JSONBody[NamespaceNew], services: Deps, caller: Caller, cluster: OfCluster = None
-) -> Response[ProjectOut]:
-    async with Change(services, caller) as change:
-        project = _with_right(services, caller, change.policy, ref, cluster, "create")
-        if any(space.name == data.name for space in project.namespaces):
-            raise invalid("name", f"{data.name!r} is in this project already")
-        space = _space_in("", data)
-        _limits(change, project, spaces=(space,), why="quota" if space.quota else "")
-        if data.move:
-            _limits(change, project, why="move")
-            try:
-                check.adoption(change.policy, change.rights(), project, data.name)
-            except PolicyRefused as error:
-                raise grant_refused(error) from None
-            await _take_out(change, project.cluster_id, data.name)
-        project = await change.edit(project, replace(project, namespaces=_sorted((*project.namespaces, space))))
-    return with_etag(out(project), project.version, 201)
-
-
-@patch(
-    "/projects/{ref:str}/namespaces/{name:str}",
-    opt=needs("namespaces", "update", "somewhere"),
-    tags=TAGS,
-    summary="Change the quota of a namespace",
-)
-async def edit_namespace(
-    ref: PathRef,
-    name: PathRef,
-    data: JSONBody[NamespaceEdit],
-    services: Deps,
-    caller: Caller,
-    cluster: OfCluster = None,
-) -> Response[ProjectOut]:
-    async with Change(services, caller) as change:
-        project = _with_right(services, caller, change.policy, ref, cluster, "update")
-        old = _has(project, name)
-        _limits(change, project, why="quota")
-        space = replace(old, quota=quantities("quota", data.quota))
-        rest = [other for other in project.namespaces if other is not old]
-        project = await change.edit(project, replace(project, namespaces=_sorted((*rest, space))))
-    return with_etag(out(project), project.version)
-
-
-@delete(
-    "/projects/{ref:str}/namespaces/{name:str}",
-    opt=needs("namespaces", "delete", "somewhere"),
-    tags=TAGS,
-    summary="Take a namespace out of a project; it stays in the cluster",
-)
-async def remove_namespace(
-    ref: PathRef, name: PathRef, services: Deps, caller: Caller, cluster: OfCluster = None
-) -> None:
-    async with Change(services, caller) as change:
-        project = _with_right(services, caller, change.policy, ref, cluster, "delete")
-        old = _has(project, name)
-        rest = tuple(space for space in project.namespaces if space is not old)
-        await change.edit(project, replace(project, namespaces=rest))
-
-
 async def create(change: Change, data: ProjectNew) -> Project:
     """Raises Problem."""
     cluster: Cluster = await named_by("cluster", "cluster", data.cluster, change.tx.clusters.get)
@@ -318,7 +215,7 @@ async def create(change: Change, data: ProjectNew) -> Project:
         created_at=change.now,
         updated_at=change.now,
     )
-    _limits(change, project, spaces=project.namespaces)
+    limits(change, project, spaces=project.namespaces)
     made = await change.add(project)
     await change.bind_creator("project", made)
     return made
@@ -340,7 +237,7 @@ async def edit(change: Change, project: Project, data: ProjectEdit) -> Project:
     )
     for field in ("quota", "namespace_quota", "container_limits", "container_requests", "pod_security", "isolated"):
         if getattr(after, field) != getattr(project, field):
-            _limits(change, project, why=field)
+            limits(change, project, why=field)
     before = {space.name: space for space in project.namespaces}
     added = tuple(space for space in after.namespaces if space.name not in before)
     if added:
@@ -348,8 +245,8 @@ async def edit(change: Change, project: Project, data: ProjectEdit) -> Project:
     if before.keys() - {space.name for space in after.namespaces}:
         require(change.services, change.caller, "namespaces", "delete", project=project.id)
     if any(space != before[space.name] for space in after.namespaces if space.name in before):
-        _limits(change, project, why="namespaces")
-    _limits(change, project, spaces=added, why="quota" if any(space.quota for space in added) else "")
+        limits(change, project, why="namespaces")
+    limits(change, project, spaces=added, why="quota" if any(space.quota for space in added) else "")
     return await change.edit(project, after)
 
 
@@ -383,21 +280,7 @@ def visible(services: Services, caller: Identity, policy: Policy, ref: str, clus
     return project
 
 
-def _with_right(
-    services: Services, caller: Identity, policy: Policy, ref: str, cluster: str | None, verb: str
-) -> Project:
-    """The project, if the caller may do this with its namespaces. Raises 404 where it is not to be seen, else 403."""
-    project = find(policy, ref, cluster)
-    if project is None or not (
-        may(services, caller, RESOURCE, "get", project=project.id, name=project.name)
-        or may(services, caller, "namespaces", verb, project=project.id)
-    ):
-        raise not_found("project", ref)
-    require(services, caller, "namespaces", verb, project=project.id)
-    return project
-
-
-def _limits(change: Change, project: Project, *, spaces: tuple[ProjectNamespace, ...] = (), why: str = "") -> None:
+def limits(change: Change, project: Project, *, spaces: tuple[ProjectNamespace, ...] = (), why: str = "") -> None:
     """Raises 403 unless the caller may change what limits the project: namespaces that are there already, or `why`."""
     present = [space.name for space in spaces if not space.create]
     if (why or present) and not may(change.services, change.caller, RESOURCE, "update", cluster=project.cluster_id):
@@ -408,42 +291,27 @@ def _limits(change: Change, project: Project, *, spaces: tuple[ProjectNamespace,
         )
 
 
-async def _take_out(change: Change, cluster_id: str, name: str) -> None:
-    for other in change.policy.projects.values():
-        if other.cluster_id == cluster_id and any(space.name == name for space in other.namespaces):
-            rest = tuple(space for space in other.namespaces if space.name != name)
-            await change.edit(other, replace(other, namespaces=rest))
-            return
-
-
-def _has(project: Project, name: str) -> ProjectNamespace:
-    for space in project.namespaces:
-        if space.name == name:
-            return space
-    raise not_found("namespace of this project", check_ref("name", name))
-
-
 def _edited(field: str, new: dict[str, str] | UnsetType, old: Mapping[str, str]) -> dict[str, str]:
     return dict(old) if isinstance(new, UnsetType) else quantities(field, new)
 
 
 def _spaces(spaces: list[NamespaceIn]) -> tuple[ProjectNamespace, ...]:
-    found = [_space_in(f"namespaces[{position}].", space) for position, space in enumerate(spaces)]
+    found = [space_in(f"namespaces[{position}].", space) for position, space in enumerate(spaces)]
     if len({space.name for space in found}) < len(found):
         raise invalid("namespaces", "names a namespace twice")
-    return _sorted(found)
+    return in_order(found)
 
 
-def _space_in(field: str, space: NamespaceIn) -> ProjectNamespace:
+def space_in(field: str, space: NamespaceIn) -> ProjectNamespace:
     name = check_ref(f"{field}name", space.name)
     return ProjectNamespace(name=name, create=space.create, quota=quantities(f"{field}quota", space.quota))
 
 
-def _sorted(spaces: Iterable[ProjectNamespace]) -> tuple[ProjectNamespace, ...]:
+def in_order(spaces: Iterable[ProjectNamespace]) -> tuple[ProjectNamespace, ...]:
     return tuple(sorted(spaces, key=lambda space: space.name))
 
 
-def _space(space: ProjectNamespace) -> NamespaceOut:
+def space_out(space: ProjectNamespace) -> NamespaceOut:
     return NamespaceOut(name=space.name, create=space.create, quota=dict(space.quota))
 
 
@@ -454,7 +322,7 @@ def out(project: Project) -> ProjectOut:
         cluster=project.cluster_name,
         cluster_id=project.cluster_id,
         description=project.description,
-        namespaces=[_space(space) for space in project.namespaces],
+        namespaces=[space_out(space) for space in project.namespaces],
         quota=dict(project.quota),
         namespace_quota=dict(project.namespace_quota),
         container_limits=dict(project.container_limits),

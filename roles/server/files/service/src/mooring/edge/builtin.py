@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the edge answers by itself: `/healthz`, `/readyz`, `/version`, `/metrics`.
 
-Why: these must work when everything behind the edge does not. `/metrics` needs an administrator's token unless
-`metrics_public` is set: names of routes and rates of failures help an attacker more than a stranger needs them.
+Why: these must work when everything behind the edge does not. `/metrics` needs a token of somebody in the
+group `admins` unless `metrics_public` is set: names of routes and rates of failures help an attacker more than a
+stranger needs them. That group and not the right `get metrics`, since workers know groups and have no policy.
 
 It must not: say anything about users, clusters or paths on disk to who is not authenticated.
 """
@@ -92,7 +93,7 @@ class Builtin:
                 return None
             if not identity.admin or identity.token_cluster is not None:
                 refuse(
-                    client, Refused(403, "metrics are for administrators; use a token that is not bound to a cluster")
+                    client, Refused(403, "metrics are for the group admins; use a token that is not bound to a cluster")
                 )
                 return None
         pending = Pending()
