@@ -130,6 +130,15 @@ def test_escalate_lets_write_what_is_not_held_within_the_names_that_it_has() -> 
         _write(whole, global_role("mine", cluster_rules=[kube("get", "secrets")]))
 
 
+def test_a_role_does_not_come_under_a_right_by_another_name() -> None:
+    writer = global_role("writer", own("escalate", "globalroles roletemplates", names="mine"))
+    before, other = template("strong", "cluster", kube("get", "secrets")), global_role("other")
+    whole = _company(writer, before, other, binding("w", writer, "bob"))
+    for thing in (before, other):
+        with pytest.raises(PolicyRefused, match="keeps its name"):
+            _write(whole, replace(thing, name="mine"), thing)
+
+
 def test_a_role_edited_after_it_was_bound_is_checked_as_a_new_one() -> None:
     before = template("mine", "cluster", own("get", "roletemplates"))
     whole = _company(
@@ -286,7 +295,7 @@ def test_built_in_things_stay_as_they_are_but_for_what_administrators_set() -> N
     viewer = role("cluster-viewer")
     with pytest.raises(PolicyRefused, match="built in"):
         _write(whole, replace(viewer, rules=()), viewer, user="root")
-    with pytest.raises(PolicyRefused, match="built in"):
+    with pytest.raises(PolicyRefused, match="keeps its name"):
         _write(whole, replace(viewer, name="other"), viewer, user="root")
     with pytest.raises(PolicyRefused, match="built in"):
         _write(whole, replace(for_new, rules=(*for_new.rules, own("*", "users"))), for_new, user="root")

@@ -125,10 +125,10 @@ def _everywhere(author: Rights) -> tuple[Rule, ...]:
 
 
 def _names(wish: _T, before: _T | None, what: str, prefix: str, others: Iterable[_T]) -> None:
-    if before is not None and before.builtin:
-        if wish.name != before.name:
-            raise PolicyRefused("name", f"the {what} {before.name!r} is built in and keeps its name")
-    else:
+    if before is not None and wish.name != before.name:
+        # Rights to `bind` and `escalate` can be limited to names: a role must not come under one by a new name.
+        raise PolicyRefused("name", f"the {what} {before.name!r} keeps its name", hint="make a new one")
+    if before is None:
         check_plain_name(wish.name, "name", what, prefix)
     for other in others:
         if other.id != wish.id and other.name == wish.name:
