@@ -10,6 +10,7 @@ from mooring.agent.policy.desired import Unacceptable, accept
 from support.policybed import LABELS, Manifest, binding, role, space
 
 ROLE = role("reader:0000000001", ["get"], ["pods"])
+OTHER = role("other:0000000001", ["get"], ["pods"])
 INSIDE = binding("reader:always", "view", ["bob"], namespace="dev")
 DEV = [space("dev")]
 
@@ -74,7 +75,7 @@ def test_what_a_policy_consists_of_is_taken() -> None:
 )
 def test_anything_else_is_refused_with_all_that_came_with_it(item: Any) -> None:
     with pytest.raises(Unacceptable):
-        accept(1, "d", [ROLE, item], [*DEV], "mooring-system")
+        accept(1, "d", [OTHER, item], DEV, "mooring-system")
 
 
 @pytest.mark.parametrize(
