@@ -8,8 +8,9 @@ from mutants.guards_11_20 import GUARDS as SECOND
 from mutants.guards_api import GUARDS as API
 from mutants.guards_applier import GUARDS as APPLIER
 from mutants.guards_bounds import GUARDS as BOUNDS
+from mutants.guards_delivery import GUARDS as DELIVERY
 from mutants.guards_entry import GUARDS as ENTRY
 from mutants.guards_grants import GUARDS as GRANTS
 from mutants.guards_policies import GUARDS as POLICIES
 
-GUARDS = (*FIRST, *SECOND, *BOUNDS, *POLICIES, *GRANTS, *ENTRY, *API, *APPLIER)
+GUARDS = (*FIRST, *SECOND, *BOUNDS, *POLICIES, *DELIVERY, *GRANTS, *ENTRY, *API, *APPLIER)
