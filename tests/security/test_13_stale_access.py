@@ -8,10 +8,12 @@ removed right counts from then on), `api/` (each change is told before it is ans
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from support.glass import Call, Glass
+import pytest
+from support.glass import Glass
 from support.rawhttp import RawClient, bearer
 from support.road import until
 
@@ -70,18 +72,99 @@ def head(method: str, path: str, token: str) -> bytes:
     return f"{method} {path} HTTP/1.1\r\nHost: m\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
 
 
-def test_what_hangs_on_a_right_ends_with_it(road: Road, glass: Glass, fresh_name: Callable[[str], str]) -> None:
-    server, direct = road.server, road.a.direct
-    api = server.api
-    usual = glass.answer
-
-    def answer(call: Call) -> tuple[bytes, bytes]:
-        return SWITCHED if call.get_all(b"upgrade") else (b"HTTP/1.1 200 OK\r\n\r\n", b"{}")
-
-    glass.answer = answer
+@pytest.fixture(scope="module", autouse=True)
+def stale(road: Road) -> None:
+    """What everybody who gets in may watch."""
+    direct = road.a.direct
     direct("create", "namespace", "stale")
     direct("-n", "stale", "create", "role", "watcher", "--verb=get,list,watch", "--resource=configmaps")
     direct("-n", "stale", "create", "rolebinding", "all", "--role=watcher", "--group=system:authenticated")
+
+
+@pytest.fixture(autouse=True)
+def answering(glass: Glass) -> Iterator[None]:
+    """The cluster of glass takes upgrades."""
+    usual = glass.answer
+    glass.answer = lambda call: SWITCHED if call.get_all(b"upgrade") else (b"HTTP/1.1 200 OK\r\n\r\n", b"{}")
+    yield
+    glass.answer = usual
+
+
+def test_what_hangs_on_a_binding_ends_with_it(road: Road, glass: Glass, fresh_name: Callable[[str], str]) -> None:
+    """By a role in the clusters, or by a global role that chooses them by label; without any membership."""
+    api = road.server.api
+    places = ("aft", "glass")
+    template, label = fresh_name("visitor"), fresh_name("label")
+    enter = {"verbs": ["enter"], "api_groups": ["mooring.fleet"], "resources": ["clusters"]}
+    reading = {"verbs": ["get"], "api_groups": [""], "resources": ["pods"]}
+    api("POST", "/role-templates", {"name": template, "context": "cluster", "rules": [enter]})
+    kept = {name: api("GET", f"/clusters/{name}")["labels"] for name in places}
+
+    def labelled(value: str) -> None:
+        for name in places:
+            api("PATCH", f"/clusters/{name}", {"labels": kept[name] | ({label: value} if value else {})})
+
+    def local(stem: str) -> Person:
+        who = road.person(fresh_name(stem), password=False)
+        for name in places:
+            api(
+                "POST",
+                "/cluster-bindings",
+                {"name": f"{who.name}-{name}", "cluster": name, "role": template, "users": [who.name]},
+            )
+        return who
+
+    def everywhere(stem: str) -> Person:
+        who = road.person(fresh_name(stem), password=False)
+        role = {"name": who.name, "cluster_rules": [reading], "cluster_selector": {label: "yes"}}
+        api("POST", "/global-roles", role)
+        api("POST", "/global-bindings", {"name": who.name, "role": who.name, "users": [who.name]})
+        return who
+
+    def each(who: Person, method: str, body: Callable[[], dict[str, object]] | None = None) -> None:
+        for name in places:
+            api(method, f"/cluster-bindings/{who.name}-{name}", *([] if body is None else [body()]))
+
+    def soon() -> dict[str, object]:
+        return {"expires_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3))}
+
+    labelled("yes")
+    removals: dict[str, tuple[Person, Callable[[Person], object]]] = {
+        "binding removed": (local("removed"), lambda p: each(p, "DELETE")),
+        "binding expired": (local("expired"), lambda p: each(p, "PATCH", soon)),
+        "taken out of the binding": (local("outside"), lambda p: each(p, "PATCH", lambda: {"remove_users": [p.name]})),
+        "global binding removed": (everywhere("global"), lambda p: api("DELETE", f"/global-bindings/{p.name}")),
+        "role gives nothing in clusters any more": (
+            everywhere("emptied"),
+            lambda p: api("PATCH", f"/global-roles/{p.name}", {"cluster_rules": [], "cluster_selector": {}}),
+        ),
+        "role chooses other clusters": (
+            everywhere("elsewhere"),
+            lambda p: api("PATCH", f"/global-roles/{p.name}", {"cluster_selector": {label: "no"}}),
+        ),
+        "label of the cluster changed": (everywhere("label"), lambda p: labelled("")),
+    }
+    untouched = local("untouched")
+    opened = {name: open_both(road, glass, who, who.token) for name, (who, _unused) in removals.items()}
+    still = open_both(road, glass, untouched, untouched.token)
+    try:
+        for name, (who, remove) in removals.items():
+            remove(who)
+            opened[name].ended(road)
+            for path in (road.a.path(WATCH), glass.path("/api")):
+                assert road.server.call("GET", path, token=who.token).status == 403, (name, path)
+        road.a.direct("-n", "stale", "create", "configmap", "bound", "--from-literal=of=life")
+        until("an event on the watch of somebody else", lambda: b'"of"' in still.watch.socket.recv(65536))
+    finally:
+        labelled("")
+        still.watch.close()
+        still.shell.close()
+
+
+def test_what_hangs_on_a_right_ends_with_it(road: Road, glass: Glass, fresh_name: Callable[[str], str]) -> None:
+    server, direct = road.server, road.a.direct
+    api = server.api
+
     group = fresh_name("crew")
     api("POST", "/groups", {"name": group})
     by_group = [api("POST", "/memberships", {"cluster": name, "group": group})["id"] for name in ("aft", "glass")]
@@ -122,36 +205,33 @@ def test_what_hangs_on_a_right_ends_with_it(road: Road, glass: Glass, fresh_name
         "the group deleted": person("orphan", member=False),
     }
     untouched = person("untouched", member=True)
-    try:
-        opened = {name: open_both(road, glass, who, who.token) for name, (who, _unused) in removals.items()}
-        still = open_both(road, glass, untouched, untouched.token)
-        for name, (who, remove) in removals.items():
-            remove(who)
-            opened[name].ended(road)
-            with road.dial() as client:
-                again = client.request("GET", road.a.path(WATCH), bearer(who.token))
-                assert again.status in (401, 403), (name, str(again))
-                shell = client.request("GET", glass.path(EXEC), bearer(who.token, *UPGRADE))
-                assert shell.status in (401, 403), (name, str(shell))
-        both = {name: open_both(road, glass, who, who.token) for name, who in grouped.items()}
-        for membership in by_group:
-            api("DELETE", f"/memberships/{membership}")
-        for name, one in both.items():
-            one.ended(road)
-            assert server.call("GET", road.a.path("/api"), token=one.token).status == 403, name
-        for name in ("aft", "glass"):
-            api("POST", "/memberships", {"cluster": name, "group": group})
-        last = open_both(road, glass, grouped["the group deleted"], grouped["the group deleted"].token)
-        api("DELETE", f"/groups/{group}")
-        last.ended(road)
-        # Nobody else was touched: an event still arrives on the watch, and bytes go through the exec.
-        direct("-n", "stale", "create", "configmap", "sign", "--from-literal=of=life")
-        until("an event on the watch of somebody else", lambda: b'"of"' in still.watch.socket.recv(65536))
-        shells = [call for call in glass.calls if not call.reset and call.get_all(b"upgrade")]
-        still.shell.send(b"still here")
-        until("bytes in the exec of somebody else", lambda: any(call.body == b"still here" for call in shells))
-        assert all(call.reset for call in glass.calls if call.get_all(b"upgrade") and call not in shells)
-        still.watch.close()
-        still.shell.close()
-    finally:
-        glass.answer = usual
+    opened = {name: open_both(road, glass, who, who.token) for name, (who, _unused) in removals.items()}
+    still = open_both(road, glass, untouched, untouched.token)
+    for name, (who, remove) in removals.items():
+        remove(who)
+        opened[name].ended(road)
+        with road.dial() as client:
+            again = client.request("GET", road.a.path(WATCH), bearer(who.token))
+            assert again.status in (401, 403), (name, str(again))
+            shell = client.request("GET", glass.path(EXEC), bearer(who.token, *UPGRADE))
+            assert shell.status in (401, 403), (name, str(shell))
+    both = {name: open_both(road, glass, who, who.token) for name, who in grouped.items()}
+    for membership in by_group:
+        api("DELETE", f"/memberships/{membership}")
+    for name, one in both.items():
+        one.ended(road)
+        assert server.call("GET", road.a.path("/api"), token=one.token).status == 403, name
+    for name in ("aft", "glass"):
+        api("POST", "/memberships", {"cluster": name, "group": group})
+    last = open_both(road, glass, grouped["the group deleted"], grouped["the group deleted"].token)
+    api("DELETE", f"/groups/{group}")
+    last.ended(road)
+    # Nobody else was touched: an event still arrives on the watch, and bytes go through the exec.
+    direct("-n", "stale", "create", "configmap", "sign", "--from-literal=of=life")
+    until("an event on the watch of somebody else", lambda: b'"of"' in still.watch.socket.recv(65536))
+    shells = [call for call in glass.calls if not call.reset and call.get_all(b"upgrade")]
+    still.shell.send(b"still here")
+    until("bytes in the exec of somebody else", lambda: any(call.body == b"still here" for call in shells))
+    assert all(call.reset for call in glass.calls if call.get_all(b"upgrade") and call not in shells)
+    still.watch.close()
+    still.shell.close()

@@ -8,9 +8,10 @@ are read.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from types import EllipsisType
-from typing import cast
+from typing import Final, cast
 
 from sqlalchemy import ColumnElement, delete, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -31,6 +32,8 @@ from mooring.store.sql.tables import (
     UserRow,
 )
 
+_FEW: Final = 64  # subjects that are put in their places one by one
+
 
 class SqlBindings(Repository):
     """`known` are records as they were committed, by id."""
@@ -38,6 +41,7 @@ class SqlBindings(Repository):
     def __init__(self, session: AsyncSession, touched: Touched, known: Mapping[str, Binding]) -> None:
         super().__init__(session, touched)
         self._known = known
+        self._made: dict[str, tuple[int, tuple[Subject, ...]]] = {}  # binding id -> version and subjects here
 
     async def get(self, kind: BindingKind, ref: str) -> Binding | None:
         statement = select(BindingRow).where(BindingRow.kind == kind, matches(BindingRow.id, BindingRow.name, ref))
@@ -199,24 +203,37 @@ class SqlBindings(Repository):
         found: dict[str, tuple[Subject, ...]] = {}
         unknown: list[str] = []
         for row in rows:
+            version, subjects = self._made.get(row.id, (-1, ()))
+            if version == row.version:
+                found[row.id] = subjects
+                continue
             known = self._known.get(row.id)
             version, keys = self.touched.subjects.get(row.id, (row.version, set()))
             if known is None or known.version != version:
                 unknown.append(row.id)
-                continue
-            kept = [subject for subject in known.subjects if _key(subject) not in keys] if keys else known.subjects
-            fresh = [
-                subject
-                for some in chunks(keys)
-                for subject in (await self._read(SubjectRow.binding_id == row.id, SubjectRow.key.in_(some))).get(
-                    row.id, ()
-                )
-            ]
-            found[row.id] = tuple(sorted((*kept, *fresh), key=_order)) if keys else known.subjects
+            elif keys:
+                self._made[row.id] = row.version, await self._changed_subjects(known, keys)
+                found[row.id] = self._made[row.id][1]
+            else:
+                found[row.id] = known.subjects
         for some in chunks(unknown):
             read = await self._read(SubjectRow.binding_id.in_(some))
             found.update((key, tuple(sorted(read.get(key, ()), key=_order))) for key in some)
         return found
+
+    async def _changed_subjects(self, known: Binding, keys: set[str]) -> tuple[Subject, ...]:
+        """The subjects of a record, of which those with these keys came or went."""
+        subjects = [subject for subject in known.subjects if (subject.id or _key(subject)) not in keys]
+        fresh: list[Subject] = []
+        for some in chunks(keys):
+            read = await self._read(SubjectRow.binding_id == known.id, SubjectRow.key.in_(some))
+            fresh += read.get(known.id, ())
+        if len(fresh) > _FEW:
+            subjects = sorted([*subjects, *fresh], key=_order)
+        else:
+            for subject in fresh:
+                insort(subjects, subject, key=_order)
+        return tuple(subjects)
 
     async def _read(self, *which: ColumnElement[bool]) -> dict[str, list[Subject]]:
         statement = (
