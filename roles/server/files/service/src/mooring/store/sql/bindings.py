@@ -201,7 +201,7 @@ class SqlBindings(Repository):
     async def _subjects(self, rows: Sequence[BindingRow]) -> dict[str, tuple[Subject, ...]]:
         """What is not known is read, for many bindings at once."""
         found: dict[str, tuple[Subject, ...]] = {}
-        unknown: list[str] = []
+        unknown: list[BindingRow] = []
         for row in rows:
             version, subjects = self._made.get(row.id, (-1, ()))
             if version == row.version:
@@ -210,15 +210,17 @@ class SqlBindings(Repository):
             known = self._known.get(row.id)
             version, keys = self.touched.subjects.get(row.id, (row.version, set()))
             if known is None or known.version != version:
-                unknown.append(row.id)
+                unknown.append(row)
             elif keys:
                 self._made[row.id] = row.version, await self._changed_subjects(known, keys)
                 found[row.id] = self._made[row.id][1]
             else:
                 found[row.id] = known.subjects
         for some in chunks(unknown):
-            read = await self._read(SubjectRow.binding_id.in_(some))
-            found.update((key, tuple(sorted(read.get(key, ()), key=_order))) for key in some)
+            read = await self._read(SubjectRow.binding_id.in_([row.id for row in some]))
+            for row in some:
+                found[row.id] = tuple(sorted(read.get(row.id, ()), key=_order))
+                self._made[row.id] = row.version, found[row.id]
         return found
 
     async def _changed_subjects(self, known: Binding, keys: set[str]) -> tuple[Subject, ...]:
