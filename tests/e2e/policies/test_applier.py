@@ -377,7 +377,7 @@ async def test_an_agent_that_is_only_a_proxy_says_so(bed: Bed, real: Real) -> No
     await until("it applies it", lambda: bed.last("applied") == bed.revision)
 
 
-async def test_one_of_two_agents_works_and_the_other_goes_on(bed: Bed, real: Real) -> None:
+async def test_one_of_two_agents_works_by_the_lease(bed: Bed, real: Real) -> None:
     bed.start("one")
     bed.start("two")
     await bed.policy([READER])
