@@ -296,6 +296,12 @@ async def test_namespaces_of_a_project_are_made_labelled_and_bound_when_they_com
     assert await real.there("/api/v1/namespaces/sp-new") is not None
     assert not await real.may("bob", "get", "sp-new")
 
+    # What a project left behind is not given to the next one that asks for a namespace of that name to be made.
+    again = binding("reader:always", "mooring:reader:0000000001", ["bob"], namespace="sp-new")
+    await bed.policy([READER, again], [space("sp-new", create=True)])
+    await until("it is refused", lambda: "Namespace sp-new" in bed.errors(), 5)
+    assert not await real.may("bob", "get", "sp-new")
+
 
 async def test_an_agent_that_dies_in_the_middle_goes_on_after_its_restart(bed: Bed, real: Real) -> None:
     bed.start("pod")
