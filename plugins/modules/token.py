@@ -26,8 +26,8 @@ options:
     required: true
   user:
     description:
-      - Name of the user that the token is for. Without it, the user who asks. Only administrators make tokens for
-        others.
+      - Name of the user that the token is for. Without it, the user who asks. For others it takes the
+        right to create tokens, and all rights that the other user holds.
     type: str
   cluster:
     description:
