@@ -222,7 +222,7 @@ def _count(cluster: Joined) -> int:
 
 def _settled(server: Server, name: str) -> bool:
     status = server.api("GET", f"/clusters/{name}/policy")
-    return bool(status["desired"] == status["applied"])
+    return bool(status["desired_digest"] == status["applied_digest"])
 
 
 def _cpu(pid: int) -> float:

@@ -54,7 +54,7 @@ class Site:
     server: Server
 
     def may(self, user: str, verb: str, resource: str, namespace: str) -> bool:
-        plain, _, group = resource.partition(".")
+        plain, _dot, group = resource.partition(".")
         asked = {"verb": verb, "resource": plain, "group": group, "namespace": namespace}
         spec = {
             "user": f"mooring:{user}",
@@ -78,7 +78,7 @@ class Site:
 
     def settled(self) -> bool:
         status = self.server.api("GET", f"/clusters/{self.name}/policy")
-        return bool(status["applied"] == status["desired"] and not status["errors"])
+        return bool(status["applied_digest"] == status["desired_digest"] and not status["errors"])
 
 
 @pytest.fixture(scope="module")

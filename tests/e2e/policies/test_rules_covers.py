@@ -94,7 +94,7 @@ def some_rule(chance: random.Random) -> Rule:
 
 
 def some_rules(chance: random.Random, most: int) -> tuple[Rule, ...]:
-    return tuple(some_rule(chance) for _ in range(chance.randint(1, most)))
+    return tuple(some_rule(chance) for _number in range(chance.randint(1, most)))
 
 
 def narrowed(chance: random.Random, held: tuple[Rule, ...]) -> tuple[Rule, ...]:

@@ -172,7 +172,7 @@ async def realm(tmp_path: Path, migrated: Path) -> AsyncIterator[Realm]:
     control = PolicyController(store, hub, clock, book, bundles, DriftLog(audit))
     it = Realm(store, hub, clock, audit, *clusters, bob, reader, bundles, book, control)
     await control.start()
-    store.on_commit(lambda delta: it.control.committed(delta))
+    store.on_commit(lambda delta: it.control.committed(delta))  # pylint: disable=unnecessary-lambda
     for cluster in clusters[:2]:
         hub.live.add(cluster.id)
         await it.told(cluster, 1)

@@ -87,7 +87,7 @@ def test_the_steps_of_a_phase_may_come_in_any_order(old: Policy, new: Policy) ->
     have, want = objects(old), objects(new)
     given_before = copy.deepcopy((have, want))
     for phase in phases(have, want):
-        assert len({key(item) for _, item in phase}) == len(phase)
+        assert len({key(item) for _action, item in phase}) == len(phase)
     assert (have, want) == given_before
     assert steps(want, want) == []
 

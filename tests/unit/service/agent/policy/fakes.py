@@ -108,7 +108,7 @@ class FakeApi:
     def watch(self, path: str, **_unused: Any) -> Stream:
         if self.away:
             raise FetchError(Code.UPSTREAM_UNREACHABLE, "nobody is there", sent=False)
-        bare, _, query = path.partition("?")
+        bare, _mark, query = path.partition("?")
         found = _PATH.fullmatch(bare)
         assert found is not None
         stream = Stream(lambda one: self._watches.remove(entry) if entry in self._watches else None)

@@ -57,7 +57,7 @@ async def test_whatever_dies_while_a_bundle_is_written_one_whole_bundle_is_there
         await agent.load()
         left = [at]
 
-        def cut(method: str, _path: str, _body: object, left: list[int] = left) -> tuple[int, str] | None:
+        def cut(method: str, _path: str, _body: object, left: list[int] = left) -> tuple[int, str] | None:  # pylint: disable=dangerous-default-value
             if method == "GET":
                 return None
             left[0] -= 1

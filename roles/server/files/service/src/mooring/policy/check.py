@@ -186,7 +186,8 @@ def _way(templates: Mapping[str, RoleTemplate], start: str, goal: str) -> list[s
     """The names along the way by which `start` inherits from `goal`, or nothing."""
     came: dict[str, str] = {start: ""}
     waiting = [start]
-    for current in waiting:
+    while waiting:
+        current = waiting.pop(0)
         if current == goal:
             names = []
             while current:

@@ -146,7 +146,8 @@ def paths(policy: Policy, template_id: str) -> Iterator[tuple[tuple[str, ...], R
     """The template and all that it inherits from, each once with the names on the shortest way to it, nearest first."""
     seen = {template_id}
     waiting: list[tuple[tuple[str, ...], str]] = [((), template_id)]
-    for way, current in waiting:
+    while waiting:
+        way, current = waiting.pop(0)
         template = policy.templates.get(current)
         if template is None:
             continue

@@ -128,7 +128,7 @@ class _Render:
     def _owners(self) -> dict[str, Project]:
         """Namespace -> the project that it is in."""
         owners: dict[str, Project] = {}
-        for _, project in sorted(self._policy.projects.items()):
+        for project in sorted(self._policy.projects.values(), key=lambda one: one.id):
             if project.cluster_id == self._cluster.id:
                 for namespace in project.namespaces:
                     owners.setdefault(namespace.name, project)

@@ -90,8 +90,8 @@ class Subjects:
             name = self._names[user]
             self._users[user] = (_hash(name), {"apiGroup": _RBAC, "kind": "User", "name": name})
         ordered = sorted(self._users.items(), key=_hash_of)
-        self._order = [user for user, _ in ordered]
-        self._entries = [entry for _, entry in ordered]
+        self._order = [user for user, _entry in ordered]
+        self._entries = [entry for _user, entry in ordered]
 
     def chunks(self, people: People) -> _Chunks:
         """The lists, each with the bits that tell it apart (none if there is one list only)."""

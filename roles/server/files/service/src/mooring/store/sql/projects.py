@@ -118,7 +118,7 @@ class SqlProjects(Repository):
                 namespace_quota=TEXTS.decode(row.namespace_quota),
                 container_limits=TEXTS.decode(row.container_limits),
                 container_requests=TEXTS.decode(row.container_requests),
-                pod_security=cast("PodSecurity | None", row.pod_security),
+                pod_security=cast(PodSecurity | None, row.pod_security),
                 isolated=row.isolated,
                 created_at=row.created_at,
                 updated_at=row.updated_at,
