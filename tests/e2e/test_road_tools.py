@@ -15,7 +15,7 @@ from kubernetes.stream import stream
 from support.road import BIN, Done, run
 from testbed import binaries
 
-from .conftest import Road
+from .conftest import CLUSTER, Road
 
 CHART = {
     "Chart.yaml": "apiVersion: v2\nname: boat\nversion: 0.1.0\n",
@@ -70,6 +70,23 @@ def test_helm_installs_upgrades_rolls_back_and_uninstalls(road: Road, chart: Pat
     assert [entry["revision"] for entry in history] == [1, 2, 3]
     helm("uninstall", "sloop", "--wait")
     assert "sloop" not in road.direct("-n", "bobs", "get", "configmaps", "-o", "name")
+
+
+def test_the_rbac_of_a_cluster_is_exported_as_a_policy(road: Road) -> None:
+    road.direct(
+        *("-n", "bobs", "create", "rolebinding", "exported", "--clusterrole=view"),
+        *("--user=mooring:bob", "--user=stranger", "--serviceaccount=bobs:default"),
+    )
+    try:
+        text = road.server.mooring("policy", "export", "--cluster", CLUSTER).stdout
+    finally:
+        road.direct("-n", "bobs", "delete", "rolebinding", "exported")
+    (found,) = yaml.safe_load(text)["mooring_policy"]["clusters"]
+    (bobs,) = [project for project in found["projects"] if project["name"] == "bobs"]
+    (binding,) = [binding for binding in bobs["bindings"] if binding["name"].endswith("-exported")]
+    assert (binding["role"], binding["users"]) == ("view-in-project", ["bob"])
+    assert binding["service_accounts"] == ["bobs/default"]
+    assert "user stranger does not come through the server" in text
 
 
 @pytest.fixture
