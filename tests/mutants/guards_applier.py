@@ -49,7 +49,7 @@ GUARDS: tuple[Guard, ...] = (
         "if False:\n                raise",
         APPLIER + "::test_what_somebody_else_made_under_our_name_stays"),
     off("policy-prunes-its-own", 12, "agent/policy/applier.py",
-        "if seen.ours and at not in new.objects", "if at not in new.objects",
+        "return item.ours or self._uids.get(at) == item.metadata.uid", "return True",
         APPLIER + "::test_what_another_put_our_label_on_is_not_pruned"),
     off("policy-ends-bindings", 12, "agent/policy/applier.py",
         "wanted.expires_at is not None and wanted.expires_at <= self._time.now()", "False",
