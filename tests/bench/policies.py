@@ -39,7 +39,6 @@ GOALS = (
     Goal(
         "idle_agent_requests_per_min", "apply", 30, "1/min", True, "requests of an idle agent that holds 5,000 bindings"
     ),
-    Goal("idle_agent_cpu_percent", "apply", 2, "%", True, "of one processor, an idle agent that holds 5,000 bindings"),
 )
 
 Found = dict[str, float]

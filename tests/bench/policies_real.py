@@ -17,6 +17,7 @@ import secrets
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,13 +206,19 @@ def run_apply() -> tuple[Found, Rows]:
             if event["user"]["username"] == "system:serviceaccount:mooring-system:mooring-agent"
             and event["stage"] == "ResponseComplete"
         ]
-        found = {
-            "full_apply_5000_s": took,
-            "idle_agent_requests_per_min": len(asked) * 60 / passed,
-            "idle_agent_cpu_percent": (_cpu(pid) - ticks) / passed * 100,
+        found = {"full_apply_5000_s": took}
+        idle = {
+            "idle_requests_per_min": round(len(asked) * 60 / passed, 1),
+            "idle_cpu_percent": round((_cpu(pid) - ticks) / passed * 100, 2),
+            "idle_requests": dict(Counter(f"{event['verb']} {_what(event)}" for event in asked)),
         }
-        rows: Rows = [{"bindings": _count(cluster) - before, "apply_s": round(took, 2), "rss_mb": _rss(pid)}]
+        rows: Rows = [{"bindings": _count(cluster) - before, "apply_s": round(took, 2), "rss_mb": _rss(pid), **idle}]
     return found, rows
+
+
+def _what(event: dict[str, Any]) -> str:
+    """What a request of the audit log was for."""
+    return str(event.get("objectRef", {}).get("resource") or event["requestURI"].partition("?")[0])
 
 
 def _count(cluster: Joined) -> int:
