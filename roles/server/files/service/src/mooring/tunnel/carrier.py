@@ -45,8 +45,12 @@ NOTSENT_LOWAT = 16 * 1024  # unsent bytes in the kernel above which it takes no 
 HIGH_WATER = 16 * 1024  # ... and in the transport, above which it says pause; the pace stops before that
 CLOSE_TIMEOUT = 3.0  # seconds for what was written to leave after `close`
 HANDSHAKE_TIMEOUT = 10.0
+READ_BUFFER = 2 * 1024  # bytes for what comes, of an idle connection; picows doubles it while reads fill it
 USER_TIMEOUT_MS = 15_000  # TCP gives up when sent bytes stay unacknowledged for so long
 SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes in the send queue that were not sent yet
+_HANDSHAKE_HEADERS = frozenset(
+    (b"host", b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key", b"sec-websocket-protocol")
+)
 MAX_REASON = 100  # bytes of text in a WebSocket CLOSE (RFC 6455 allows 123)
 
 # picows logs each connection at INFO and heads at a debug level; sessions are logged where they are known by name.
@@ -249,7 +253,7 @@ def _picows_protocol(
         False,  # enable_auto_pong: it would answer without a bound
         MAX_FRAME,
         headers,
-        16 * 1024,  # initial read buffer
+        READ_BUFFER,
     )
 
 
@@ -305,11 +309,20 @@ class ServerCarrier:
         transport.set_protocol(protocol)
         protocol.connection_made(_Buffer(transport))
         transport.resume_reading()
-        _feed(protocol, raw)
+        _feed(protocol, _upgrade_part(raw))
         if not connection.connected:
             session.link_lost("the upgrade request was refused")
             transport.close()
         return connection.connected
+
+
+def _upgrade_part(raw: bytes) -> bytes:
+    """The request without the headers that the handshake does not need: picows keeps it while the connection lives,
+    and the agent's JWT is nobody's to keep."""
+    head, end, rest = raw.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    kept = [line for line in lines if line.partition(b":")[0].strip().lower() in _HANDSHAKE_HEADERS]
+    return b"\r\n".join([first, *kept]) + end + rest
 
 
 def _feed(protocol: _Picows, data: bytes) -> None:

@@ -172,17 +172,6 @@ class Session:
         self._ready: asyncio.Future[Hello] = loop.create_future()
         self._closed: asyncio.Future[None] = loop.create_future()
         self._idle: asyncio.Future[None] | None = None
-        self._handlers: dict[type, Callable[[Any], None]] = {
-            events.DataReceived: self._on_data,
-            events.HeadReceived: self._on_head,
-            events.StreamOpened: self._on_open,
-            events.StreamRefused: self._on_refused,
-            events.StreamReset: self._on_reset,
-            events.MessageReceived: self._on_message,
-            events.GoAwayReceived: self._on_goaway,
-            events.HelloReceived: self._on_hello,
-            events.PongReceived: self._on_pong,
-        }
 
     # -- for the users ----------------------------------------------------------------------------------------------
 
@@ -293,7 +282,7 @@ class Session:
         try:
             event = self.mux.receive_frame(data, self.time())
             if event is not None:
-                self._handlers[type(event)](event)
+                _HANDLERS[type(event)](self, event)
         except RemoteError as exc:
             self._batch = False
             self.close(exc.code, exc.message)
@@ -476,3 +465,17 @@ class Session:
             self._closed.set_result(None)
         if self.on_close is not None:
             self.on_close(self, code, reason)
+
+
+# One table for all sessions: bound methods would be a kilobyte in each.
+_HANDLERS: dict[type, Callable[[Session, Any], None]] = {
+    events.DataReceived: Session._on_data,
+    events.HeadReceived: Session._on_head,
+    events.StreamOpened: Session._on_open,
+    events.StreamRefused: Session._on_refused,
+    events.StreamReset: Session._on_reset,
+    events.MessageReceived: Session._on_message,
+    events.GoAwayReceived: Session._on_goaway,
+    events.HelloReceived: Session._on_hello,
+    events.PongReceived: Session._on_pong,
+}

@@ -60,18 +60,6 @@ class Mux:
         self._was_reset: dict[int, int] = {}  # stream that we reset -> credit that its late frames may use
         self._heartbeat = Heartbeat(limits, now, 0.5 if side == "agent" else 0.0)
         self._pong: bytes | None = None
-        self._receivers: dict[int, Callable[[int, int, bytes, float], Event | None]] = {
-            frames.OPEN: self._on_open,
-            frames.OPENED: self._on_opened,
-            frames.REFUSED: self._on_refused,
-            frames.END: self._on_end,
-            frames.RESET: self._on_reset,
-            frames.MESSAGE: self._on_message,
-            frames.GOAWAY: self._on_goaway,
-            frames.PING: self._on_ping,
-            frames.PONG: self._on_pong,
-            frames.HELLO: self._on_second_hello,
-        }
         self._out.control(frames.pack_hello(hello))
 
     # -- what is so -------------------------------------------------------------------------------------------------
@@ -265,9 +253,9 @@ class Mux:
         if kind == frames.WINDOW:
             self._on_window(stream_id, payload)
             return None
-        receiver = self._receivers.get(kind)
+        receiver = _RECEIVERS.get(kind)
         if receiver is not None:
-            return receiver(flags, stream_id, payload, now)
+            return receiver(self, flags, stream_id, payload, now)
         if kind & frames.CRITICAL or kind == 0:
             raise RemoteError(Code.PROTOCOL, f"unknown frame type {kind}")
         return None
@@ -453,3 +441,18 @@ class Mux:
         memory[stream_id] = left
         if len(memory) > self.limits.reset_memory:
             del memory[next(iter(memory))]
+
+
+# One table for all sessions: bound methods would be a kilobyte in each.
+_RECEIVERS: dict[int, Callable[[Mux, int, int, bytes, float], Event | None]] = {
+    frames.OPEN: Mux._on_open,
+    frames.OPENED: Mux._on_opened,
+    frames.REFUSED: Mux._on_refused,
+    frames.END: Mux._on_end,
+    frames.RESET: Mux._on_reset,
+    frames.MESSAGE: Mux._on_message,
+    frames.GOAWAY: Mux._on_goaway,
+    frames.PING: Mux._on_ping,
+    frames.PONG: Mux._on_pong,
+    frames.HELLO: Mux._on_second_hello,
+}
