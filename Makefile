@@ -81,8 +81,8 @@ bench-table: venv ## Write the table in docs/performance.md from the last make b
 compiled: venv ## Build the service with mypyc and run the unit tests of what was compiled on it (minutes; needs a C compiler)
 	@$(PY) tests/compiled.py
 
-fuzz: .cache/fuzz/.ready ## Fuzz every parser: make fuzz SECONDS=60 ONLY=mux,frames
-	@$(PY) -m fuzz --seconds $(or $(SECONDS),60) --only '$(ONLY)'
+fuzz: .cache/fuzz/.ready ## Fuzz every parser: make fuzz SECONDS=60 ONLY=mux,frames JOBS=2
+	@$(PY) -m fuzz --seconds $(or $(SECONDS),60) --only '$(ONLY)' --jobs $(or $(JOBS),1)
 
 .cache/fuzz/.ready: requirements/fuzz.lock $(VENV)/.ready
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) --target $(@D) --require-hashes -r requirements/fuzz.lock

@@ -176,6 +176,12 @@ class Dialer:
             self.problem = f"{url}: {reason}"
         self._log.warning("not connected", server=url, reason=reason, retry_seconds=round(delay, 1))
 
+    def lost(self) -> None:
+        """A session has ended: an address that only led to instances which we had may be the way to one now."""
+        for link in self._links.values():
+            if not link.sessions:
+                link.look_again()
+
     def remove(self, url: str) -> None:
         """A link has ended for good."""
         self._links.pop(url, None)
@@ -218,6 +224,10 @@ class _Link:
                     await self._pause(reason, delay)
         self._dialer.remove(self.url)
 
+    def look_again(self) -> None:
+        """Do not wait any longer for news: there is some."""
+        self._news.set()
+
     def _missing(self) -> bool:
         """Whether the address leads to an instance that there is no session with."""
         return not self.sessions or not set(self._known) <= set(self._dialer.held)
@@ -250,6 +260,7 @@ class _Link:
                 self._lost = reason
                 if asyncio.get_running_loop().time() - began >= STEADY:
                     self._backoff.reset()
+                self._dialer.lost()
                 self._news.set()
 
         # A server that goes away finishes its streams on the old session while we look for another.
@@ -287,8 +298,12 @@ class _Link:
 
     async def _again(self, reason: str) -> tuple[str, float | None]:
         """The dial met an instance that we have. While others are known to be there, the next one may meet them."""
+        if self._lost is not None:
+            return "", None  # the session that it met has ended meanwhile (a half-open link): that is what counts now
         if not self.sessions:
-            return reason, DUPLICATE_DELAY
+            self._dialer.failed(self.url, reason, DUPLICATE_DELAY)
+            await self._wait(DUPLICATE_DELAY)  # for the end of the session that another address has
+            return "", None
         self._met += 1
         await asyncio.sleep(self._seek.next())
         return "", None
