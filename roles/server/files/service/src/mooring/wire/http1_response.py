@@ -257,7 +257,8 @@ class ResponseReader:
 
 
 class _ChunkedDecoder:
-    """Decodes a chunked body with llhttp, which is given a head of ours first. Trailers are read and dropped."""
+    """Decodes a chunked body with llhttp, which is given a head of ours first. Trailers are read and dropped, but for
+    those that frame a message, which are refused (RFC 9110 section 6.5.1)."""
 
     # "close" makes llhttp report any byte after the end as an error instead of starting the next message.
     _HEAD = b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -269,11 +270,18 @@ class _ChunkedDecoder:
         self._last = b""
         self._pieces: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
+        self._trailing = False  # whether headers that llhttp sees are trailers
         self._parser.feed_data(self._HEAD)
+        self._trailing = True
 
     def on_body(self, data: bytes) -> None:
         """Called by the parser."""
         self._pieces.append(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser; what is raised here is a HttpParserError of its own."""
+        if self._trailing and role(name) in (LENGTH, CODING):
+            raise ValueError("a trailer that frames")
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
