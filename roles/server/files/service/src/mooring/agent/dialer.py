@@ -49,6 +49,9 @@ SEEK_FIRST, SEEK_MOST = 0.02, 1.0
 SEEK_TRIES = 8
 """Dials per listed instance that may meet one we have, before the link waits for DUPLICATE_DELAY or for news. Eight
 leave a chance of 1 in 3000 to miss one of many."""
+LEAD_PULSE, OTHER_PULSE = 15.0, 60.0
+"""Seconds between two signs of life that a server at rest is asked for: on one session with it, and on the others,
+whose death is mostly that of the one too, and is looked for when that one dies."""
 KEY_REFUSED = (401, 403)
 HELD = "Mooring-Held"
 CONFLICT = 409
@@ -205,6 +208,7 @@ class _Link:
         self._met = 0  # dials in a row that met an instance which we have
         self._news = asyncio.Event()
         self._lost: str | None = None  # why the last session ended, until it was told
+        self._lead: Session | None = None  # the session on which the server is listened for
 
     async def run(self) -> None:
         """Dials until the address is nobody's any more."""
@@ -262,6 +266,9 @@ class _Link:
                     self._backoff.reset()
                 self._dialer.lost()
                 self._news.set()
+                for other in self.sessions.values():
+                    other.doubt()
+                self._choose_lead()
 
         # A server that goes away finishes its streams on the old session while we look for another.
         session.on_going_away = lambda _unused: ended("the server is going away")
@@ -292,9 +299,20 @@ class _Link:
         if not self._dialer.connected(self, session, hello):
             session.close(Code.NO_ERROR, "there is already a session to this instance")
             return await self._again(f"leads to instance {name}, which is connected already")
+        self._choose_lead()
+        if session is not self._lead:
+            session.pulse(OTHER_PULSE)
         self._met = 0
         self._seek.reset()
         return "", None
+
+    def _choose_lead(self) -> None:
+        """Listen on one session for all with this server."""
+        if self._lead is not None and self._lead in self.sessions.values():
+            return
+        self._lead = next(iter(self.sessions.values()), None)
+        if self._lead is not None:
+            self._lead.pulse(LEAD_PULSE)
 
     async def _again(self, reason: str) -> tuple[str, float | None]:
         """The dial met an instance that we have. While others are known to be there, the next one may meet them."""

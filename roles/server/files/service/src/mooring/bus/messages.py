@@ -151,6 +151,12 @@ class Reach(_Message, frozen=True):
     connected: bool
 
 
+class Doubted(_Message, frozen=True):
+    """Another worker has lost its session with the cluster's agent: is the one here alive?"""
+
+    cluster_id: str
+
+
 class Beat(_Message, frozen=True):
     """Control lives. `database` says what is wrong with the database; empty: nothing."""
 
@@ -178,5 +184,16 @@ class Metrics(_Message, frozen=True):
 
 
 ToWorker = (
-    Welcome | SnapshotPart | SnapshotEnd | Changed | Instances | Reachable | Reach | Beat | Claimed | Sample | Metrics
+    Welcome
+    | SnapshotPart
+    | SnapshotEnd
+    | Changed
+    | Instances
+    | Reachable
+    | Reach
+    | Doubted
+    | Beat
+    | Claimed
+    | Sample
+    | Metrics
 )

@@ -209,7 +209,9 @@ class TunnelSection(_Section, frozen=True, kw_only=True):
     control_buffer_bytes: Annotated[
         Buffer, _doc("Bytes of control frames queued for an agent that does not read at which its session ends.")
     ] = 16_777_216
-    ping_after_seconds: Annotated[Seconds, _doc("An agent that is silent is asked after this time, in seconds.")] = 7.0
+    ping_after_seconds: Annotated[
+        Seconds, _doc("An agent that is silent while its session is in use is asked after this time, in seconds.")
+    ] = 7.0
     dead_after_seconds: Annotated[Seconds, _doc("... and its session ends after this time, in seconds.")] = 15.0
     hello_timeout_seconds: Annotated[Seconds, _doc("How long an agent may take for its first frame, in seconds.")] = (
         10.0

@@ -47,6 +47,7 @@ CLOSE_TIMEOUT = 3.0  # seconds for what was written to leave after `close`
 HANDSHAKE_TIMEOUT = 10.0
 READ_BUFFER = 2 * 1024  # bytes for what comes, of an idle connection; picows doubles it while reads fill it
 USER_TIMEOUT_MS = 15_000  # TCP gives up when sent bytes stay unacknowledged for so long
+SIOCOUTQ = 0x5411  # linux/sockios.h: bytes in the send queue that were not acknowledged yet
 SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes in the send queue that were not sent yet
 _HANDSHAKE_HEADERS = frozenset(
     (b"host", b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key", b"sec-websocket-protocol")
@@ -123,6 +124,7 @@ class _Connection(WSListener):
         self._pace = Pace()
         self._loop = asyncio.get_running_loop()
         self._unsent: Callable[[], int] = int
+        self._undelivered: Callable[[], int] = lambda: 1
         self._looker: asyncio.TimerHandle | None = None
         self._closer: asyncio.TimerHandle | None = None
 
@@ -141,6 +143,9 @@ class _Connection(WSListener):
         size = buffer.flush()
         if size >= self._pace.notice:  # bulk: do not let it run ahead of the link
             self._look_again(self._pace.wrote(self._unsent(), self.session.time()))
+
+    def delivered(self) -> bool:
+        return self._undelivered() == 0
 
     def _look_again(self, delay: float | None) -> None:
         self._looker = None if delay is None else self._loop.call_later(delay, self._look)
@@ -172,7 +177,8 @@ class _Connection(WSListener):
         assert isinstance(buffer, _Buffer)
         self._buffer = buffer
         buffer.transport.set_write_buffer_limits(high=HIGH_WATER, low=0)
-        self._unsent = _unsent_of(buffer.transport)
+        self._unsent = _queue_of(buffer.transport, SIOCOUTQNSD, 0)
+        self._undelivered = _queue_of(buffer.transport, SIOCOUTQ, 1)
         buffer.flush()  # the handshake
         self.session.attach(self)
 
@@ -267,20 +273,21 @@ def _tune(transport: asyncio.Transport) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, number, value)
 
 
-def _unsent_of(transport: asyncio.Transport) -> Callable[[], int]:
-    """A function that tells how many bytes lie unsent in the transport and in the kernel."""
+def _queue_of(transport: asyncio.Transport, question: int, unknown: int) -> Callable[[], int]:
+    """A function that tells how many bytes wait in the transport and, by `question`, in the kernel. `unknown`: what to
+    add when the kernel does not say."""
     sock = transport.get_extra_info("socket")
     number = struct.Struct("i")
 
-    def unsent() -> int:
+    def queue() -> int:
         size = transport.get_write_buffer_size()
         try:
-            kernel: int = number.unpack(fcntl.ioctl(sock.fileno(), SIOCOUTQNSD, bytes(number.size)))[0]
+            kernel: int = number.unpack(fcntl.ioctl(sock.fileno(), question, bytes(number.size)))[0]
         except (OSError, ValueError):  # not TCP, or closed meanwhile
-            return size
+            return size + unknown
         return size + kernel
 
-    return unsent
+    return queue
 
 
 class ServerCarrier:

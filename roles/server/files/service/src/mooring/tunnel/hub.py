@@ -99,6 +99,11 @@ class Hub:
             session.close(Code.CREDENTIAL, reason)
         self._lost.pop(cluster_id, None)
 
+    def doubt(self, cluster_id: str) -> None:
+        """A session with the cluster's agent was lost, here or in another process: are the others alive?"""
+        for session in list(self._sessions.get(cluster_id, ())):
+            session.doubt()
+
     def broadcast(self, message: dict[str, Any]) -> None:
         """Send a control message to every agent."""
         for session in self._all():
@@ -200,6 +205,7 @@ class Hub:
         self._counted.pop(session, None)
         metrics.TUNNEL_ENDED.labels(code.name).inc()
         self._log.info("agent session ended", cluster=cluster_id, code=code.name, reason=reason)
+        self.doubt(cluster_id)
         self._update(cluster_id, reason or code.name)
 
     def _end_waiting(self, cluster_id: str) -> None:

@@ -22,6 +22,7 @@ from mooring.wire.frames import Code, LocalError, RemoteError
 from mooring.wire.hello import Hello
 from mooring.wire.mux import Busy, Mux, Side
 
+PULSE = "pulse"  # kind of the message in which an agent says how often it wants a sign of life
 MAX_PER_TURN = 1024 * 1024  # bytes written before other users of the event loop get their turn
 
 
@@ -49,6 +50,9 @@ class Link(Protocol):
 
     def write(self, frames: list[bytes]) -> None:
         """Send whole frames, in one go."""
+
+    def delivered(self) -> bool:
+        """Whether the peer's machine has acknowledged all that was written. False: no, or it is not known."""
 
     def close(self, code: Code, reason: str) -> None:
         """Close when what was written has left, within a deadline of the link's. The session is told by `link_lost`."""
@@ -205,6 +209,8 @@ class Session:
             self._retire()
         if not self.usable:
             raise SessionClosed("the tunnel session takes no new streams")
+        if self.mux.resting:
+            self._stir()
         stream = TunnelStream(self, 0, sink, fin)
         try:
             stream.id = self.mux.open(payload, fin, stream)
@@ -217,6 +223,18 @@ class Session:
         """Send a control message, a JSON object with a `kind`, at most 128 KiB. Does nothing once closed."""
         if self.close_code is None:
             self.mux.message(message)
+            self.wake()
+
+    def pulse(self, interval: float) -> None:
+        """Agent only: while the session is at rest, the server is to give a sign of life every `interval` seconds."""
+        self.message({"kind": PULSE, "seconds": interval})
+        self._rest(interval)
+
+    def doubt(self) -> None:
+        """The peer may be dead: another session with it is. At rest, it has some seconds to show that it is not."""
+        if self.close_code is None:
+            self.mux.doubt(self.time())
+            self._arm()
             self.wake()
 
     def stats(self) -> Stats:
@@ -356,6 +374,8 @@ class Session:
             self.on_ready(self)
 
     def _on_open(self, event: events.StreamOpened) -> None:
+        if self.mux.resting:
+            self._stir()
         stream = TunnelStream(self, event.id, None)
         self.mux.tag(event.id, stream)
         if self.on_open is not None:
@@ -387,6 +407,11 @@ class Session:
         self._tell_over(event.tag, True, event.code, event.message)
 
     def _on_message(self, event: events.MessageReceived) -> None:
+        seconds = event.message.get("seconds")
+        if event.message["kind"] == PULSE and self.mux.side == "server":
+            if isinstance(seconds, (int, float)):
+                self._rest(min(max(seconds, 0.0), 3600.0))
+            return
         if self.on_message is not None:
             self.on_message(self, event.message)
 
@@ -434,9 +459,19 @@ class Session:
             self._timer.cancel()
         self._timer = self._loop.call_later(max(self.mux.next_deadline() - self.time(), 0), self._tick)
 
+    def _stir(self) -> None:
+        self.mux.stir(self.time())
+        self._arm()
+
+    def _rest(self, interval: float) -> None:
+        self.mux.rest(interval, self.time())
+        if self.close_code is None:
+            self._arm()
+
     def _tick(self) -> None:
+        link = self._link
         try:
-            self.mux.tick(self.time())
+            self.mux.tick(self.time(), link is not None and self.mux.resting and link.delivered())
         except RemoteError as exc:
             self.close(exc.code, exc.message)
             return
