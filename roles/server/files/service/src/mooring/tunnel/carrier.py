@@ -267,6 +267,8 @@ def _tune(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
+    # The session asks for signs of life itself, and more rarely than the kernel would.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
     for option, value in (("TCP_NOTSENT_LOWAT", NOTSENT_LOWAT), ("TCP_USER_TIMEOUT", USER_TIMEOUT_MS)):
         number = getattr(socket, option, None)
         if number is not None:
