@@ -27,6 +27,7 @@ from mooring.wire.headers import (
     parse_response_head,
     role,
 )
+from mooring.wire.plainhead import PlainHead, read_plain, without_keep_alive
 
 BodyKind: TypeAlias = Literal["none", "length", "chunked", "close", "raw"]
 """How the body ends: there is none, by Content-Length, by chunks, when the peer closes; `raw` after a 101."""
@@ -64,7 +65,7 @@ class End:
     """The response is complete."""
 
 
-Event: TypeAlias = Response | Body | End
+Event: TypeAlias = Response | PlainHead | Body | End
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -76,12 +77,14 @@ class ResponseReader:
     """Reads the response to one request of the method `method`.
 
     `upgrade` says whether the request asked for one: a 101 that nobody asked for is an error. After a 101 there is no
-    End; the bytes after the head are in `trailing()` and all later ones belong to the caller.
+    End; the bytes after the head are in `trailing()` and all later ones belong to the caller. `plain`: a head that can
+    be passed on as it came is given out as a `PlainHead` in place of a `Response`.
     """
 
-    def __init__(self, method: bytes, *, upgrade: bool = False) -> None:
+    def __init__(self, method: bytes, *, upgrade: bool = False, plain: bool = False) -> None:
         self._method = method
         self._upgrade = upgrade
+        self._plain = plain and method != b"HEAD"
         self._head = bytearray()
         self._state: Literal["head", "body", "raw", "done", "failed"] = "head"
         self._kind: BodyKind = "none"
@@ -174,6 +177,13 @@ class ResponseReader:
         return data[len(raw) - seen :]
 
     def _begin(self, raw: bytes, events: list[Event]) -> None:
+        if self._plain:
+            plain = read_plain(without_keep_alive(raw))
+            if plain is not None:
+                self._kind, self._left, self._persistent = "length", plain.length, True
+                events.append(plain)
+                self._head_done(events)
+                return
         try:
             head = parse_response_head(raw)
         except BadMessage as error:
@@ -197,6 +207,9 @@ class ResponseReader:
         events.append(Response(head, self._kind, self._left))
         if self._kind == "chunked":
             self._chunks = _ChunkedDecoder()
+        self._head_done(events)
+
+    def _head_done(self, events: list[Event]) -> None:
         if self._kind == "none" or (self._kind == "length" and self._left == 0):
             self._state = "done"
             events.append(End())
