@@ -170,8 +170,12 @@ def unexplained(rules: tuple[Rule, ...], reason: str, data: bytes, read: Callabl
     We often refuse before h11 has all that it waits for. What counts is whether it could have gone on to be whole.
     """
     begun = read(data)
-    if begun and begun[0].complete:
-        return None if explain(rules, reason, begun[0]) else b""
+    if begun:
+        rule = explain(rules, reason, begun[0])
+        if begun[0].complete:
+            return None if rule else b""
+        if rule is not None and rule.stays:
+            return None
     left = begun[0].left if begun else 0
     for ending in ENDINGS:
         suffix = b"a" * left + ending

@@ -233,6 +233,9 @@ def main(arguments: Sequence[str]) -> int:
         pool.shutdown(cancel_futures=True)
         lanes.close()
     left = before + len(guards) - len(outcomes)
+    if options.again:  # another run of other guards may have ended meanwhile
+        judged_here = {it.guard.name for it in outcomes}
+        outcomes += [it for it in known(base) if it.guard.name not in judged_here]
     if left:
         say(f"{left} guards are left; go on with --again")
     code = report(outcomes, time.monotonic() - begin, base)

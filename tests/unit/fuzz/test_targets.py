@@ -10,9 +10,9 @@ import random
 from pathlib import Path
 
 import pytest
-from fuzz.http_targets import Disagreement, unexplained
+from fuzz.http_targets import Disagreement, h11_requests, h11_response, unexplained
 from fuzz.registry import TARGETS, Target
-from fuzz.rules import REQUEST, RESPONSE, Seen
+from fuzz.rules import REQUEST, RESPONSE, Rule, Seen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,6 +99,33 @@ def test_a_refusal_without_a_rule_would_be_found() -> None:
     assert unexplained(RESPONSE, "malformed chunk", b"", lambda raw: [whole]) == b""
     whole.target = b"http://a/"
     assert unexplained(REQUEST, "the request target must be a path", b"", lambda raw: [whole]) is None
+
+
+ODD = (
+    b"GET / HTTP/1.1\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\x01\r\n\r\n",
+    b"PURGE / HTTP/1.0\r\nHost: a b\r\n\r\n", b"GET http://a/#b HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5 ;a=b\r\nhello\r\n00000000000000000\r\n\r\n",
+    b"HTTP/1.1 600 X\r\nContent-Length: 1\r\n\r\nab",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("message", [seed[1:] for seed in TARGETS["http1-request"].seeds] + list(ODD))
+def test_a_rule_that_stays_holds_whatever_follows(message: bytes) -> None:
+    """Behind an input that such a rule explains, nothing is tried."""
+    staying = {rule for rule in (*REQUEST, *RESPONSE) if rule.stays}
+    held: set[Rule] = set()
+    for end in range(1, len(message) + 1):
+        seen = (
+            h11_response(b"GET", False, message[:end], False)[0]
+            if message.startswith(b"HTTP")
+            else h11_requests(message[:end])[0][0]
+        )
+        now = {rule for rule in staying if rule.holds(seen)}
+        assert held <= now, (message[:end], {rule.name for rule in held - now})
+        held = now
+    if message in ODD:
+        assert held
 
 
 def test_a_reader_that_takes_what_h11_refuses_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
