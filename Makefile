@@ -57,7 +57,7 @@ security: venv ## The attack book, against a real server, agent and API server
 	@$(PY) tests/run.py security
 
 mutants: venv ## Switch each guard off in turn; a test must notice: make mutants ONLY=good-once,7
-	@$(PY) -m mutants --only '$(ONLY)'
+	@$(PY) -m mutants --only '$(ONLY)' $(if $(AGAIN),--again)
 
 faults: venv ## What breaks, and what users see then: make faults LONG=1 for all of it
 	@LONG=$(LONG) $(PY) tests/run.py faults
