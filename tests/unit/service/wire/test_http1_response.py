@@ -224,7 +224,7 @@ def test_a_connection_is_not_used_again_after_an_http_1_0_response_that_says_kee
     assert (body, ended, reader.keep_alive) == (b"ok", True, False)
 
 
-@pytest.mark.parametrize("extra", [b"\r\n", b"\r\n\r\n", b"\n", b"\r"])
+@pytest.mark.parametrize("extra", [b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\r\r\n\r\n", b"\n\r\n\r\n"])
 def test_a_connection_with_line_ends_after_the_last_chunk_is_not_used_again(extra: bytes) -> None:
     """llhttp passes over them in silence."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

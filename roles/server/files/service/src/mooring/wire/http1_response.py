@@ -41,7 +41,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 """What ends a chunked body without trailers."""
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_LAST_BYTES = 6
+_LAST_BYTES = 5  # the empty line that ends a message, the line end before it, and what stands before that
 
 
 @dataclass(slots=True)
@@ -309,8 +309,8 @@ class _ChunkedDecoder:
             if not self.complete:
                 raise BadMessage(502, "bad response: malformed chunk") from None
             self.excess = True
-        if self.complete and (not self._last.endswith(b"\r\n\r\n") or self._last == b"\r\n\r\n\r\n"):
-            self.excess = True  # llhttp passes over line ends after a message in silence
+        if self.complete and (not self._last.endswith(b"\r\n\r\n") or self._last[0] in b"\r\n"):
+            self.excess = True  # llhttp passes over CR and LF after a message in silence, in any number and order
         pieces, self._pieces = self._pieces, []
         self._overhead = 0 if pieces else self._overhead + len(data)
         if self._overhead > MAX_CHUNK_OVERHEAD and not self.complete:
