@@ -270,6 +270,31 @@ async def test_another_address_of_an_instance_is_used_as_soon_as_its_session_end
     alias.stop()
 
 
+async def test_a_session_of_another_address_that_ends_while_this_one_is_dialled_is_not_missed(
+    agent: Agent, server: FakeServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = FakeServer(pair(authority, "alias"), server.instance)
+    server.instances = alias.instances = [server.instance]
+    await alias.start()
+    server.peers = [alias.tunnel_url]
+    connect = dialer.connect_client
+
+    async def slow(url: str, *arguments: Any, **options: Any) -> None:
+        try:
+            await connect(url, *arguments, **options)
+        except ConnectFailed as error:
+            if error.status == dialer.CONFLICT and url == alias.tunnel_url:
+                server.stop()
+                await until(lambda: not agent._dialer.held)  # type: ignore[union-attr]
+            raise
+
+    monkeypatch.setattr(dialer, "connect_client", slow)
+    server.live[0].close(Code.SHUTDOWN, "restart")
+    await until(lambda: bool(alias.live))
+    assert alias.turned_away == 1
+    alias.stop()
+
+
 async def test_two_addresses_of_one_instance_carry_one_session(
     agent: Agent, server: FakeServer, authority: Authority
 ) -> None:

@@ -236,9 +236,10 @@ class _Link:
         """Whether the address leads to an instance that there is no session with."""
         return not self.sessions or not set(self._known) <= set(self._dialer.held)
 
-    async def _wait(self, seconds: float | None) -> None:
-        """Wait for news of the instances, or for the end of a session."""
-        self._news.clear()
+    async def _wait(self, seconds: float | None, began: bool = False) -> None:
+        """Wait for news of the instances, or for the end of a session. `began`: what came since the dial counts."""
+        if not began:
+            self._news.clear()
         try:
             async with asyncio.timeout(seconds):
                 await self._news.wait()
@@ -254,6 +255,7 @@ class _Link:
     async def _once(self) -> tuple[str, float | None]:
         """One dial: why it made no session (empty: it did, or is to be tried again at once), and a delay if it is not
         to be the usual one."""
+        self._news.clear()
         session = self._dialer.new_session(self.url)
         began = asyncio.get_running_loop().time()
         name = ""
@@ -320,7 +322,8 @@ class _Link:
             return "", None  # the session that it met has ended meanwhile (a half-open link): that is what counts now
         if not self.sessions:
             self._dialer.failed(self.url, reason, DUPLICATE_DELAY)
-            await self._wait(DUPLICATE_DELAY)  # for the end of the session that another address has
+            await self._wait(DUPLICATE_DELAY, began=True)  # for the end of the session that another address has
+            await asyncio.sleep(SEEK_MOST)  # news may come with each dial
             return "", None
         self._met += 1
         await asyncio.sleep(self._seek.next())
