@@ -52,6 +52,7 @@ SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes in the send queue that were not s
 _HANDSHAKE_HEADERS = frozenset(
     (b"host", b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key", b"sec-websocket-protocol")
 )
+_INT = struct.Struct("i")
 MAX_REASON = 100  # bytes of text in a WebSocket CLOSE (RFC 6455 allows 123)
 
 # picows logs each connection at INFO and heads at a debug level; sessions are logged where they are known by name.
@@ -123,8 +124,6 @@ class _Connection(WSListener):
         self._closing = False
         self._pace = Pace()
         self._loop = asyncio.get_running_loop()
-        self._unsent: Callable[[], int] = int
-        self._undelivered: Callable[[], int] = lambda: 1
         self._looker: asyncio.TimerHandle | None = None
         self._closer: asyncio.TimerHandle | None = None
 
@@ -145,7 +144,25 @@ class _Connection(WSListener):
             self._look_again(self._pace.wrote(self._unsent(), self.session.time()))
 
     def delivered(self) -> bool:
-        return self._undelivered() == 0
+        return self._queue(SIOCOUTQ, 1) == 0
+
+    def _unsent(self) -> int:
+        """How many bytes wait in the transport and in the kernel."""
+        return self._queue(SIOCOUTQNSD, 0)
+
+    def _queue(self, question: int, unknown: int) -> int:
+        """How many bytes wait in the transport and, by `question`, in the kernel. `unknown`: what to add when the
+        kernel does not say."""
+        if self._buffer is None:
+            return unknown
+        transport = self._buffer.transport
+        size = transport.get_write_buffer_size()
+        try:
+            number = transport.get_extra_info("socket").fileno()
+            kernel: int = _INT.unpack(fcntl.ioctl(number, question, bytes(_INT.size)))[0]
+        except (OSError, ValueError):  # not TCP, or closed meanwhile
+            return size + unknown
+        return size + kernel
 
     def _look_again(self, delay: float | None) -> None:
         self._looker = None if delay is None else self._loop.call_later(delay, self._look)
@@ -177,9 +194,10 @@ class _Connection(WSListener):
         assert isinstance(buffer, _Buffer)
         self._buffer = buffer
         buffer.transport.set_write_buffer_limits(high=HIGH_WATER, low=0)
-        self._unsent = _queue_of(buffer.transport, SIOCOUTQNSD, 0)
-        self._undelivered = _queue_of(buffer.transport, SIOCOUTQ, 1)
         buffer.flush()  # the handshake
+        for kept in (transport.request, transport.response):  # by picows, for as long as the connection lives
+            if kept is not None:
+                kept.headers.clear()
         self.session.attach(self)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
@@ -273,23 +291,6 @@ def _tune(transport: asyncio.Transport) -> None:
         number = getattr(socket, option, None)
         if number is not None:
             sock.setsockopt(socket.IPPROTO_TCP, number, value)
-
-
-def _queue_of(transport: asyncio.Transport, question: int, unknown: int) -> Callable[[], int]:
-    """A function that tells how many bytes wait in the transport and, by `question`, in the kernel. `unknown`: what to
-    add when the kernel does not say."""
-    sock = transport.get_extra_info("socket")
-    number = struct.Struct("i")
-
-    def queue() -> int:
-        size = transport.get_write_buffer_size()
-        try:
-            kernel: int = number.unpack(fcntl.ioctl(sock.fileno(), question, bytes(number.size)))[0]
-        except (OSError, ValueError):  # not TCP, or closed meanwhile
-            return size + unknown
-        return size + kernel
-
-    return queue
 
 
 class ServerCarrier:

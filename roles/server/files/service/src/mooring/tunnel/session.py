@@ -22,6 +22,8 @@ from mooring.wire.frames import Code, LocalError, RemoteError
 from mooring.wire.hello import Hello
 from mooring.wire.mux import Busy, Mux, Side
 
+_log = logging.get("mooring.tunnel")
+
 PULSE = "pulse"  # kind of the message in which an agent says how often it wants a sign of life
 MAX_PER_TURN = 1024 * 1024  # bytes written before other users of the event loop get their turn
 
@@ -158,6 +160,7 @@ class Session:
         self.name = name
         self.mux = Mux(side, hello, limits or Limits(), clock())
         self.on_open = on_open
+        self.owner = ""  # a word of whoever holds the session
         self.on_ready: Callable[[Session], None] | None = None  # HELLO came
         self.on_message: Callable[[Session, dict[str, Any]], None] | None = None
         self.on_going_away: Callable[[Session], None] | None = None  # no new streams any more
@@ -166,7 +169,6 @@ class Session:
         self.close_code: Code | None = None  # why it ended; None while it lives
         self.close_reason = ""
         self._loop = loop
-        self._log = logging.get("mooring.tunnel")
         self._link: Link | None = None
         self._batch = False  # in the middle of a batch of frames: what they cause is sent at its end
         self._flush_due = False
@@ -382,7 +384,7 @@ class Session:
             try:
                 stream.sink = self.on_open(stream, event.payload, event.fin)
             except Exception as exc:
-                self._log.error("a new stream could not be handled", session=self.name, error=repr(exc), exc_info=exc)
+                _log.error("a new stream could not be handled", session=self.name, error=repr(exc), exc_info=exc)
         if stream.sink is None and not stream.closed:
             try:
                 stream.refuse(Code.INTERNAL, "the stream was not handled")
@@ -419,7 +421,7 @@ class Session:
         for stream in event.refused:
             self._tell_over(stream, False, Code.SHUTDOWN, event.message or "the agent is going away")
         if event.code is not Code.NO_ERROR:
-            self._log.info("the peer ends the session", session=self.name, code=event.code.name, reason=event.message)
+            _log.info("the peer ends the session", session=self.name, code=event.code.name, reason=event.message)
         if self.on_going_away is not None:
             self.on_going_away(self)
 
@@ -430,9 +432,7 @@ class Session:
         try:
             callback(*args)
         except Exception as exc:
-            self._log.error(
-                "a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc
-            )
+            _log.error("a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc)
             self.give_up(stream, "internal error")
 
     def _tell_over(self, stream: TunnelStream, was_sent: bool, code: Code, message: str) -> None:
@@ -442,9 +442,7 @@ class Session:
         try:
             (sink.on_reset if was_sent else sink.on_refused)(code, message)
         except Exception as exc:
-            self._log.error(
-                "a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc
-            )
+            _log.error("a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc)
 
     def give_up(self, stream: TunnelStream, message: str) -> None:
         """A stream failed on our side: tell the peer now, and its own sink soon."""
