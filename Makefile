@@ -57,7 +57,7 @@ security: venv ## The attack book, against a real server, agent and API server
 	@$(PY) tests/run.py security
 
 mutants: venv ## Switch each guard off in turn; a test must notice: make mutants ONLY=good-once,7
-	@$(PY) -m mutants --only '$(ONLY)'
+	@$(PY) -m mutants --only '$(ONLY)' $(if $(AGAIN),--again)
 
 faults: venv ## What breaks, and what users see then: make faults LONG=1 for all of it
 	@LONG=$(LONG) $(PY) tests/run.py faults
@@ -85,8 +85,8 @@ bench-policies: venv ## Rendering, change to enforced, 5,000 bindings: make benc
 compiled: venv ## Build the service with mypyc and run the unit tests of what was compiled on it (minutes; needs a C compiler)
 	@$(PY) tests/compiled.py
 
-fuzz: .cache/fuzz/.ready ## Fuzz every parser: make fuzz SECONDS=60 ONLY=mux,frames
-	@$(PY) -m fuzz --seconds $(or $(SECONDS),60) --only '$(ONLY)'
+fuzz: .cache/fuzz/.ready ## Fuzz every parser: make fuzz SECONDS=60 ONLY=mux,frames JOBS=2
+	@$(PY) -m fuzz --seconds $(or $(SECONDS),60) --only '$(ONLY)' --jobs $(or $(JOBS),1)
 
 .cache/fuzz/.ready: requirements/fuzz.lock $(VENV)/.ready
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) --target $(@D) --require-hashes -r requirements/fuzz.lock

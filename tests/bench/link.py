@@ -43,6 +43,7 @@ class Link:
             builds.run(["ip", "link", "add", self._name, "type", "veth", "peer", "name", "eth0", "netns", self._name])
             self._set_up([], self._name, self.near)
             self._set_up(["-n", self._name], "eth0", self.far)
+            self._know_each_other()
             builds.run(["ip", "-n", self._name, "link", "set", "lo", "up"])
         except BaseException:
             self.__exit__(None, None, None)
@@ -50,11 +51,20 @@ class Link:
         return self
 
     def _set_up(self, where: list[str], device: str, address: str) -> None:
+        builds.run(["ip", *where, "link", "set", device, "addrgenmode", "none"])  # no IPv6: it would ask for routers
         builds.run(["ip", *where, "addr", "add", f"{address}/30", "dev", device])
         builds.run(["ip", *where, "link", "set", device, "up", "gso_max_size", "3000"])
         if self.rate:
             bucket = ["rate", f"{self.rate}bps", "burst", "16kb", "limit", "64kb"]
             builds.run(["tc", *where, "qdisc", "add", "dev", device, "root", "tbf", *bucket])
+
+    def _know_each_other(self) -> None:
+        """Each end knows the other's hardware address for good, so that no ARP is among what is counted."""
+        near = builds.run(["cat", f"/sys/class/net/{self._name}/address"]).strip()
+        far = builds.run([*self.inside, "cat", "/sys/class/net/eth0/address"]).strip()
+        entry = ["nud", "permanent", "dev"]
+        builds.run(["ip", "neigh", "replace", self.far, "lladdr", far, *entry, self._name])
+        builds.run(["ip", "-n", self._name, "neigh", "replace", self.near, "lladdr", near, *entry, "eth0"])
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -66,7 +76,7 @@ class Link:
             builds.run(["ip", "netns", "del", self._name])
 
     def bytes(self) -> int:
-        """Bytes of IP packets (and ARP) over the link so far, both ways; Ethernet's 14 bytes each are left out."""
+        """Bytes of IP packets over the link so far, both ways; Ethernet's 14 bytes each are left out."""
         counters = [
             f"/sys/class/net/{self._name}/statistics/{way}_{what}"
             for way in ("rx", "tx")

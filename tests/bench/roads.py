@@ -31,6 +31,7 @@ NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 BOUNDS = {
     "max_connections_per_address": 50000,
     "max_handshakes_per_address": 10000,
+    "handshakes_per_address": 10000000,
     "agent_handshakes_per_address": 100000,
 }
 """Bounds of one address: all clients and agents of the bench have the same (docs/performance.md)."""

@@ -7,8 +7,10 @@ own next hop, since two of our own readers must not disagree either.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import h11
 from mooring.wire import http1_request, http1_response
@@ -81,41 +83,93 @@ def read_requests(parts: list[bytes]) -> Outcome:
     return out
 
 
+class H11Requests:
+    """h11 as a server: the requests of a connection, in as many parts as one likes."""
+
+    def __init__(self) -> None:
+        self.connection = _server()
+        self.messages: list[Seen] = []
+        self.seen = Seen(b"")
+        self.refused = ""
+
+    def twin(self) -> H11Requests:
+        """Another one that has read the same."""
+        new = copy.copy(self)
+        new.connection = _twin(self.connection)
+        new.messages = list(self.messages)
+        new.seen = replace(self.seen)
+        return new
+
+    def feed(self, data: bytes) -> H11Requests:
+        """Read on, up to MESSAGES requests, or to an error."""
+        self.seen.raw += data
+        self.seen.left = 0
+        if self.refused or len(self.messages) >= MESSAGES:
+            return self
+        if data:
+            self.connection.receive_data(data)
+        try:
+            while len(self.messages) < MESSAGES and self._next():
+                pass
+        except h11.RemoteProtocolError as error:
+            self.refused = str(error) or "error"
+        return self
+
+    @property
+    def all(self) -> list[Seen]:
+        """Those that are complete, and what was read of the next one."""
+        return [*self.messages, self.seen]
+
+    def _next(self) -> bool:
+        """One event. False: h11 waits."""
+        connection, seen = self.connection, self.seen
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            seen.started = True
+            seen.method, seen.target, seen.version = event.method, event.target, event.http_version
+            seen.headers = list(event.headers)
+        elif isinstance(event, h11.Data):
+            seen.body += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            seen.trailers = list(event.headers)
+            seen.complete = True
+            self.messages.append(seen)
+            connection.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
+            connection.send(h11.EndOfMessage())
+            rest = bytes(connection.trailing_data[0])
+            self.seen = Seen(rest)
+            if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
+                # h11 closes here (HTTP/1.0, Connection: close); we read on, so it has to begin again.
+                self.connection = _server()
+                if rest:
+                    self.connection.receive_data(rest)
+            else:
+                connection.start_next_cycle()
+        else:  # NEED_DATA or PAUSED
+            seen.left = left_in_chunk(connection)
+            return False
+        return True
+
+
+def _server() -> h11.Connection:
+    return h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+
+
+def _twin(connection: h11.Connection) -> h11.Connection:
+    """A connection of h11 in the same state, for a tenth of what it costs to bring a new one there."""
+    new = copy.copy(connection)
+    new._cstate = copy.copy(connection._cstate)
+    new._cstate.states = dict(connection._cstate.states)
+    new._reader = copy.copy(connection._reader)
+    new._receive_buffer = copy.copy(connection._receive_buffer)
+    new._receive_buffer._data = bytearray(connection._receive_buffer._data)
+    return new
+
+
 def h11_requests(data: bytes) -> tuple[list[Seen], str]:
-    """The same by h11."""
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    connection.receive_data(data)
-    out: list[Seen] = []
-    seen = Seen(data)
-    try:
-        while len(out) < MESSAGES:
-            event = connection.next_event()
-            if isinstance(event, h11.Request):
-                seen.started = True
-                seen.method, seen.target, seen.version = event.method, event.target, event.http_version
-                seen.headers = list(event.headers)
-            elif isinstance(event, h11.Data):
-                seen.body += event.data
-            elif isinstance(event, h11.EndOfMessage):
-                seen.trailers = list(event.headers)
-                seen.complete = True
-                out.append(seen)
-                connection.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
-                connection.send(h11.EndOfMessage())
-                rest = bytes(connection.trailing_data[0])
-                seen = Seen(rest)
-                if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
-                    # h11 closes here (HTTP/1.0, Connection: close); we read on, so it has to begin again.
-                    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-                    connection.receive_data(rest)
-                else:
-                    connection.start_next_cycle()
-            else:  # NEED_DATA or PAUSED
-                seen.left = left_in_chunk(connection)
-                break
-    except h11.RemoteProtocolError as error:
-        return [*out, seen], str(error) or "error"
-    return [*out, seen], ""
+    """What h11 makes of the requests of a connection, and why it refused."""
+    read = H11Requests().feed(data)
+    return (read.messages if len(read.messages) >= MESSAGES else read.all), read.refused
 
 
 def plain(headers: Headers) -> Headers:
@@ -135,7 +189,8 @@ def http1_requests(data: bytes) -> None:
     ours = read_requests([data])
     if cuts:
         same_in_pieces(ours, read_requests(pieces(data, cuts)))
-    theirs, refused = h11_requests(data)
+    read = H11Requests().feed(data)
+    theirs, refused = read.all, read.refused
     for index, mine in enumerate(ours.messages):
         head = mine.request.head
         if index >= len(theirs) or not theirs[index].started:
@@ -155,7 +210,7 @@ def http1_requests(data: bytes) -> None:
         return
     if ours.error:
         if not (refused and done >= len(theirs) - 1):
-            missing = unexplained(REQUEST, ours.error, data, lambda raw: h11_requests(raw)[0][done:][:1])
+            missing = unexplained(REQUEST, ours.error, lambda more: read.twin().feed(more).all[done:][:1])
             if missing is not None:
                 raise Disagreement(
                     f"we refuse request {done} ({ours.error}), h11 does not (+{missing!r}), and no rule says why"
@@ -164,18 +219,23 @@ def http1_requests(data: bytes) -> None:
         raise Disagreement(f"we wait for more of request {done}, h11 has it complete")
 
 
-def unexplained(rules: tuple[Rule, ...], reason: str, data: bytes, read: Callable[[bytes], list[Seen]]) -> bytes | None:
-    """What is to be added to `data` so that h11 takes it whole, while no rule says why we refused it; else None.
+def unexplained(rules: tuple[Rule, ...], reason: str, read: Callable[[bytes], list[Seen]]) -> bytes | None:
+    """What is to be added so that h11 takes it whole, while no rule says why we refused it; else None.
 
-    We often refuse before h11 has all that it waits for. What counts is whether it could have gone on to be whole.
+    We often refuse before h11 has all that it waits for. What counts is whether it could have gone on to be whole:
+    `read` says what h11 makes of the input with something added.
     """
-    begun = read(data)
-    if begun and begun[0].complete:
-        return None if explain(rules, reason, begun[0]) else b""
+    begun = read(b"")
+    if begun:
+        rule = explain(rules, reason, begun[0])
+        if begun[0].complete:
+            return None if rule else b""
+        if rule is not None and rule.stays:
+            return None
     left = begun[0].left if begun else 0
     for ending in ENDINGS:
         suffix = b"a" * left + ending
-        whole = read(data + suffix)
+        whole = read(suffix)
         if whole and whole[0].complete and explain(rules, reason, whole[0]) is None:
             return suffix
     return None
@@ -280,43 +340,87 @@ def _collect(out: Answer, events: list[http1_response.Event]) -> None:
             out.complete = True
 
 
-def h11_response(method: bytes, upgrade: bool, data: bytes, closed: bool) -> tuple[Seen, str, bool, bytes]:
-    """What h11 read, why it refused, whether its connection could be used again, and what it left over."""
+@lru_cache
+def _asked(method: bytes, upgrade: bool) -> h11.Connection:
+    """A client's connection of h11 that has sent its request; to be copied."""
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
     asked = [("Host", "a")] + ([("Connection", "upgrade"), ("Upgrade", "websocket")] if upgrade else [])
     connection.send(h11.Request(method=method, target="/", headers=asked))
     connection.send(h11.EndOfMessage())
-    connection.receive_data(data)
-    if closed and data:
-        connection.receive_data(b"")
-    seen = Seen(data)
-    try:
-        while not seen.complete:
-            event = connection.next_event()
-            if isinstance(event, h11.InformationalResponse):
-                if event.status_code == 101:
-                    seen.started, seen.status, seen.headers = True, 101, list(event.headers)
-                    seen.version = event.http_version
-                    return seen, "", False, bytes(connection.trailing_data[0])
-                seen.informational += 1
-            elif isinstance(event, h11.Response):
-                seen.started, seen.status, seen.version = True, event.status_code, event.http_version
-                seen.headers = list(event.headers)
-            elif isinstance(event, h11.Data):
-                seen.body += event.data
-            elif isinstance(event, h11.EndOfMessage):
-                seen.trailers = list(event.headers)
-                seen.complete = True
-            elif isinstance(event, h11.ConnectionClosed):
-                return seen, "closed", False, b""
-            else:
-                seen.left = left_in_chunk(connection)
-                break
-    except h11.RemoteProtocolError as error:
-        return seen, str(error) or "error", False, b""
-    rest = bytes(connection.trailing_data[0])
-    reusable = connection.their_state is h11.DONE and connection.our_state is h11.DONE and not rest
-    return seen, "", reusable, rest
+    return connection
+
+
+class H11Response:
+    """h11 as a client: what it read, why it refused, whether it would use its connection again, what it left over."""
+
+    def __init__(self, method: bytes, upgrade: bool) -> None:
+        self.connection = _twin(_asked(method, upgrade))
+        self.seen = Seen(b"")
+        self.refused = ""
+        self.reusable = False
+        self.rest = b""
+
+    def twin(self) -> H11Response:
+        """Another one that has read the same."""
+        new = copy.copy(self)
+        new.connection = _twin(self.connection)
+        new.seen = replace(self.seen)
+        return new
+
+    def feed(self, data: bytes, closed: bool = False) -> H11Response:
+        """Read on; `closed`: nothing comes after it."""
+        self.seen.raw += data
+        self.seen.left = 0
+        if self.refused:
+            return self
+        connection = self.connection
+        if data:
+            connection.receive_data(data)
+            if closed:
+                connection.receive_data(b"")
+        try:
+            while not self.seen.complete and self._next():
+                pass
+        except h11.RemoteProtocolError as error:
+            self.refused = str(error) or "error"
+        if self.refused:
+            self.rest, self.reusable = b"", False
+            return self
+        self.rest = bytes(connection.trailing_data[0])
+        self.reusable = connection.their_state is h11.DONE and connection.our_state is h11.DONE and not self.rest
+        return self
+
+    def _next(self) -> bool:
+        """One event. False: h11 waits, or has handed over."""
+        seen = self.seen
+        event = self.connection.next_event()
+        if isinstance(event, h11.InformationalResponse):
+            if event.status_code == 101:
+                seen.started, seen.status, seen.headers = True, 101, list(event.headers)
+                seen.version = event.http_version
+                return False
+            seen.informational += 1
+        elif isinstance(event, h11.Response):
+            seen.started, seen.status, seen.version = True, event.status_code, event.http_version
+            seen.headers = list(event.headers)
+        elif isinstance(event, h11.Data):
+            seen.body += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            seen.trailers = list(event.headers)
+            seen.complete = True
+        elif isinstance(event, h11.ConnectionClosed):
+            self.refused = "closed"
+            return False
+        else:
+            seen.left = left_in_chunk(self.connection)
+            return False
+        return True
+
+
+def h11_response(method: bytes, upgrade: bool, data: bytes, closed: bool) -> tuple[Seen, str, bool, bytes]:
+    """What h11 read, why it refused, whether its connection could be used again, and what it left over."""
+    read = H11Response(method, upgrade).feed(data, closed)
+    return read.seen, read.refused, read.reusable, read.rest
 
 
 METHODS = (b"GET", b"HEAD", b"POST")
@@ -338,11 +442,13 @@ def http1_responses(data: bytes) -> None:
             same = same and (mine.head, mine.body, mine.reusable) == (cut.head, cut.body, cut.reusable)
         if not same:
             raise Disagreement(f"cut in pieces, it reads otherwise: {mine} / {cut}")
-    other, refused, reusable, rest = h11_response(method, upgrade, raw, closed)
+    read = H11Response(method, upgrade).feed(raw, closed)
+    other, refused = read.seen, read.refused
     if mine.head is not None:
-        _same_response(mine, other, refused, reusable, rest)
+        _same_response(mine, other, refused, read.reusable, read.rest)
     if mine.error and not refused:
-        missing = unexplained(RESPONSE, mine.error, raw, lambda more: [h11_response(method, upgrade, more, False)[0]])
+        begun = H11Response(method, upgrade).feed(raw) if closed else read
+        missing = unexplained(RESPONSE, mine.error, lambda more: [begun.twin().feed(more).seen])
         if missing is not None:
             raise Disagreement(
                 f"we refuse the response ({mine.error}), h11 does not (+{missing!r}), and no rule says why"

@@ -11,12 +11,16 @@ from fuzz import http_targets, parser_targets, tunnel_targets
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`run` raises on a finding. `words` go into libFuzzer's dictionary. `max_len` is in bytes."""
+    """`run` raises on a finding. `words` go into libFuzzer's dictionary. `max_len` is in bytes.
+
+    `oracle`: another reader runs beside ours, whose branches are worth knowing for a part of the time.
+    """
 
     run: Callable[[bytes], None]
     seeds: tuple[bytes, ...]
     words: tuple[bytes, ...] = ()
     max_len: int = 512
+    oracle: bool = False
 
 
 HTTP_WORDS = (
@@ -212,9 +216,9 @@ FRAMES = (
 )
 
 TARGETS: dict[str, Target] = {
-    "http1-request": Target(http_targets.http1_requests, REQUESTS, HTTP_WORDS, 600),
-    "http1-response": Target(http_targets.http1_responses, RESPONSES, HTTP_WORDS + STATUS_WORDS, 600),
-    "http1-chunked": Target(http_targets.chunks, CHUNKED, HTTP_WORDS, 200),
+    "http1-request": Target(http_targets.http1_requests, REQUESTS, HTTP_WORDS, 600, oracle=True),
+    "http1-response": Target(http_targets.http1_responses, RESPONSES, HTTP_WORDS + STATUS_WORDS, 600, oracle=True),
+    "http1-chunked": Target(http_targets.chunks, CHUNKED, HTTP_WORDS, 200, oracle=True),
     "http1-writer": Target(
         http_targets.http1_writer, (bytes(range(60)), b"\0\0\1\0\0015hello\2ab"), (b"5", b"10", b"+5"), 120
     ),

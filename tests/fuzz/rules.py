@@ -58,12 +58,16 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`reason`: what our refusal says. `why`: for people. `holds`: whether the input has what the rule speaks of."""
+    """`reason`: what our refusal says. `why`: for people. `holds`: whether the input has what the rule speaks of.
+
+    `stays`: once it holds, it holds whatever follows, so that nothing has to be tried behind such an input.
+    """
 
     name: str
     reason: str
     why: str
     holds: Callable[[Seen], bool]
+    stays: bool = False
 
 
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
@@ -94,18 +98,21 @@ COMMON = (
         "bare CR or LF|bare LF|malformed request|malformed chunk|empty line",
         "RFC 9112 2.2 lets a recipient take a lone LF as a line end; a peer that does not would see other lines.",
         lambda seen: bool(_BARE_LF.search(seen.heads)),
+        stays=True,
     ),
     Rule(
         "folded line",
         "folded header line|malformed header line",
         "RFC 9112 5.2 lets a server refuse obs-fold; unfolding changes what the next hop reads.",
         lambda seen: bool(_FOLDED.search(seen.heads)),
+        stays=True,
     ),
     Rule(
         "control character",
         "control character|malformed",
         "RFC 9110 5.5 calls control characters in values invalid; h11 lets most of them through.",
         lambda seen: bool(_CONTROL.search(seen.heads)),
+        stays=True,
     ),
     Rule(
         "both framings",
@@ -134,6 +141,7 @@ REQUEST = (
         "only HTTP/1.1 is spoken here",
         "HTTP/1.0 has no chunks and no Host; nothing that we serve needs it.",
         lambda seen: seen.version != b"1.1" and seen.started,
+        stays=True,
     ),
     Rule(
         "head too large",
@@ -152,24 +160,28 @@ REQUEST = (
         "this method is not spoken here",
         "only methods that the Kubernetes API and ours have; CONNECT and TRACE not at all.",
         lambda seen: seen.method not in _METHODS and seen.started,
+        stays=True,
     ),
     Rule(
         "not a path",
         "the request target must be a path",
         "absolute-form, authority-form and asterisk-form name another host or none: two readers, two routes.",
         lambda seen: seen.started and not seen.target.startswith(b"/"),
+        stays=True,
     ),
     Rule(
         "fragment",
         "must not hold a fragment",
         "RFC 9112 3.2: a target has no fragment; some servers cut it off, some do not.",
         lambda seen: b"#" in seen.target,
+        stays=True,
     ),
     Rule(
         "host",
         "exactly one valid Host header is needed",
         "RFC 9112 3.2: an invalid Host is a 400; h11 does not look at its value.",
         lambda seen: any(name == b"host" and not _HOST.fullmatch(value) for name, value in seen.headers),
+        stays=True,
     ),
     Rule(
         "expectation",
@@ -191,6 +203,7 @@ REQUEST = (
         "malformed chunk size",
         "no Kubernetes client sends one, and line ends inside were how recent smuggling worked.",
         lambda seen: bool(re.search(rb"(?:^|\n)[0-9A-Fa-f]+[ \t]*;", seen.after)),
+        stays=True,
     ),
     Rule(
         "space after a chunk size",
@@ -203,6 +216,7 @@ REQUEST = (
         "malformed chunk size",
         "more than 15 digits (h11: 20); other parsers overflow at 16.",
         lambda seen: bool(re.search(rb"(?:^|\n)[0-9A-Fa-f]{16}", seen.after)),
+        stays=True,
     ),
     Rule(
         "trailers",
@@ -219,6 +233,7 @@ RESPONSE = (
         "malformed status line",
         "RFC 9110 15: a status is within 100 and 599; a recipient may treat others as 5xx, we refuse them.",
         lambda seen: bool(re.search(rb"(?m)^HTTP/[0-9.]+ (?:[06-9][0-9][0-9])", seen.heads)),
+        stays=True,
     ),
     Rule(
         "version",
@@ -257,6 +272,7 @@ RESPONSE = (
         "malformed chunk",
         "more than 16 digits (h11: 20).",
         lambda seen: bool(re.search(rb"(?:^|\n)[0-9A-Fa-f]{16}", seen.after)),
+        stays=True,
     ),
 )
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Switch each guard off in turn and see that a test notices: `python -m mutants [--only NAME,...] [--jobs 2]`.
 
-ONLY takes names, or a class as a number. `build/mutants.json` has the lists `noticed` (with the tests that did),
-`survivors` (all tests passed: the guard is not proved) and `broken` (nothing was asserted: a set-up failed, or the run
-came to its deadline). The exit code is 0 only when the last two are empty.
+ONLY takes names, or a class as a number. `--again` goes on with a run that was broken off (or ended by `--minutes`):
+what was noticed counts as long as not a byte of the service, of the tests and of the row has changed since.
+`build/mutants.json` has the lists `noticed` (with the tests that did), `survivors` (all tests passed: the guard is not
+proved) and `broken` (nothing was asserted: a set-up failed, or the run came to its deadline). The exit code is 0 only
+when the last two are empty; 3 when guards are left.
 
 The clusters are not what is tested: each lane keeps its two for all its runs, and only server and agents start anew.
 """
@@ -11,6 +13,7 @@ The clusters are not what is tested: each lane keeps its two for all its runs, a
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import queue
@@ -25,6 +28,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from testbed.controlplane import ControlPlane
 from testbed.state import Run
@@ -141,6 +145,39 @@ def run(guard: Guard, planes: Path | None) -> Outcome:
     return outcome
 
 
+def fingerprint() -> str:
+    """Of all that verdicts rest on but the rows themselves: the service, the tests, and what they run with."""
+    digest = hashlib.sha256()
+    tests = [ROOT / "tests" / name for name in ("security", "support", "testbed", "unit/service")]
+    for folder in (SOURCE, *tests, ROOT / "plugins", ROOT / "requirements"):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".lock", ".yml") and path.is_file():
+                digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def of(guard: Guard, base: str) -> str:
+    """What the verdict on a guard is of: the row, and the fingerprint."""
+    return hashlib.sha256(f"{base}{guard}".encode()).hexdigest()[:20]
+
+
+def last_run(*lists: str) -> list[dict[str, Any]]:
+    """Rows of the last result."""
+    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    return [row for name in lists for row in before.get(name, ())]
+
+
+def known(base: str) -> list[Outcome]:
+    """What an earlier run has seen noticed, of the same bytes."""
+    rows = last_run("noticed")
+    guards = {guard.name: guard for guard in GUARDS}
+    return [
+        Outcome(guards[row["name"]], "noticed", row["seconds"], row["tests"])
+        for row in rows
+        if row["name"] in guards and row.get("of") == of(guards[row["name"]], base)
+    ]
+
+
 def say(text: str) -> None:
     with _said:
         print(text, flush=True)
@@ -155,40 +192,63 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="mutants")
     parser.add_argument("--only", default="", help="names of guards, or numbers of classes, separated by commas")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs side by side")
+    parser.add_argument("--again", action="store_true", help="go on with the last run")
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin with no other guard after so long")
     options = parser.parse_args(arguments)
-    guards = chosen(options.only)
+    base = fingerprint()
+    outcomes = known(base) if options.again else []
+    done = {it.guard.name for it in outcomes}
+    guards = [guard for guard in chosen(options.only) if guard.name not in done]
+    again = {row["name"] for row in last_run("survivors", "broken")}
+    guards.sort(key=lambda guard: guard.name in again)  # what has no verdict yet goes first
+    if done and not guards:
+        return report(outcomes, 0.0, base)
     if not guards:
         parser.error(f"no guard is called {options.only!r}")
     rotten = [problem for guard in guards for problem in problems(guard)]
     if rotten:
         print(*rotten, sep="\n", file=sys.stderr)
         return 2
-    outcomes: list[Outcome] = []
     begin = time.monotonic()
+    before = len(outcomes)
     say(f"{len(guards)} guards, {options.jobs} side by side; the log of each stands in {OUT.relative_to(ROOT)}/NAME/")
     lanes = Lanes(options.jobs)
+
+    def judged(guard: Guard) -> Outcome | None:
+        late = options.minutes and time.monotonic() - begin > options.minutes * 60
+        return None if late else lanes(guard)
+
     signal.signal(signal.SIGTERM, lambda *_unused: sys.exit(1))  # ends through `finally`
     pool = ThreadPoolExecutor(options.jobs)
     try:
-        for future in as_completed([pool.submit(lanes, guard) for guard in guards]):
+        for future in as_completed([pool.submit(judged, guard) for guard in guards]):
             it = future.result()
+            if it is None:
+                continue
             outcomes.append(it)
             what = it.tests[0].rpartition(".")[2] if it.verdict == "noticed" else it.why
-            say(f"[{len(outcomes):3}/{len(guards)} {time.monotonic() - begin:5.0f} s] "
+            say(f"[{len(outcomes):3}/{before + len(guards)} {time.monotonic() - begin:5.0f} s] "
                 f"{it.verdict:8} {it.guard.attack:2} {it.guard.name:34} {it.seconds:4.0f} s  {what}")  # fmt: skip
     finally:
         pool.shutdown(cancel_futures=True)
         lanes.close()
-    return report(outcomes, time.monotonic() - begin)
+    left = before + len(guards) - len(outcomes)
+    if options.again:  # another run of other guards may have ended meanwhile
+        judged_here = {it.guard.name for it in outcomes}
+        outcomes += [it for it in known(base) if it.guard.name not in judged_here]
+    if left:
+        say(f"{left} guards are left; go on with --again")
+    code = report(outcomes, time.monotonic() - begin, base)
+    return 3 if left else code
 
 
-def report(outcomes: list[Outcome], seconds: float) -> int:
+def report(outcomes: list[Outcome], seconds: float, base: str) -> int:
     """Write the result, print the summary; the exit code."""
     outcomes.sort(key=lambda it: (it.guard.attack, it.guard.name))
     lists: dict[str, list[dict[str, object]]] = {"survivors": [], "noticed": [], "broken": []}
     for it in outcomes:
         row = {"name": it.guard.name, "class": it.guard.attack, "files": [edit.file for edit in it.guard.edits]}
-        row |= {"tests": it.tests, "why": it.why, "seconds": round(it.seconds, 1)}
+        row |= {"tests": it.tests, "why": it.why, "seconds": round(it.seconds, 1), "of": of(it.guard, base)}
         lists[{"survivor": "survivors"}.get(it.verdict, it.verdict)].append(row)
     classes = sorted({it.guard.attack for it in outcomes if it.verdict == "noticed"})
     RESULT.parent.mkdir(parents=True, exist_ok=True)

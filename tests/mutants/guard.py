@@ -25,7 +25,8 @@ class Edit:
 class Guard:
     """`attack` is the class of the attack book. `tests` are pytest's: files or node ids, the quickest first.
 
-    `keyword` narrows them as `-k` does. `own_clusters`: the tests break a cluster, so they get new ones.
+    `keyword` narrows them as `-k` does. `own_clusters`: the tests break a cluster, or need none: they get none of those
+    that other rows use.
     """
 
     name: str
@@ -37,10 +38,18 @@ class Guard:
 
 
 def off(
-    name: str, attack: int, file: str, old: str, new: str, *tests: str, keyword: str = "", also: tuple[Edit, ...] = ()
+    name: str,
+    attack: int,
+    file: str,
+    old: str,
+    new: str,
+    *tests: str,
+    keyword: str = "",
+    also: tuple[Edit, ...] = (),
+    own_clusters: bool = False,
 ) -> Guard:
     """A row: one guard in one place, `also` others that keep the same thing."""
-    return Guard(name, attack, (Edit(file, old, new), *also), tests, keyword)
+    return Guard(name, attack, (Edit(file, old, new), *also), tests, keyword, own_clusters)
 
 
 def problems(guard: Guard, source: Path = SOURCE) -> list[str]:

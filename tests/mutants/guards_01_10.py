@@ -183,7 +183,8 @@ ODD_NAMES = (
     off("prefix-of-kubernetes", 4, "lib/config.py",
         'if config.identity.prefix.casefold().startswith("system:"):', "if False:",
         NAMES + "::test_the_first_administrator_and_the_prefix_are_sources_too",
-        also=(Edit("proxy/impersonate.py", 'if not prefix or prefix.lower().startswith("system:"):', "if False:"),)),
+        also=(Edit("proxy/impersonate.py", 'if not prefix or prefix.lower().startswith("system:"):', "if False:"),),
+        own_clusters=True),
 )  # fmt: skip
 
 AGENTS = (
@@ -271,7 +272,8 @@ THE_TUNNEL = (
         '        except ZeroDivisionError as error:\n            raise ConfigError(\n                f"the audit log',
         TUNNEL + "::test_a_server_without_its_security_does_not_start",
         also=(Edit("app/worker.py", "            audit.start()\n",
-                   "            with contextlib.suppress(OSError):\n                audit.start()\n"),)),
+                   "            with contextlib.suppress(OSError):\n                audit.start()\n"),),
+        own_clusters=True),
     off("agent-verifies", 7, "agent/config.py", 'if cluster.get("insecure-skip-tls-verify"):', "if False:",
         TUNNEL + "::test_an_agent_that_would_not_verify_its_api_server_does_not_start"),
 )  # fmt: skip

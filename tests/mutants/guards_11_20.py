@@ -174,6 +174,7 @@ EXHAUSTIONS = (
         "        self._deadline = self._loop.time() + self._settings.head_timeout\n",
         "        self._deadline = _NEVER\n",
         SLOW,
+        own_clusters=True,
     ),
     off(
         "handshakes-of-an-address",
@@ -182,6 +183,7 @@ EXHAUSTIONS = (
         "if self._handshakes_of.full(source):",
         "if False:",
         EXHAUSTION + "::test_half_open_handshakes_are_few_and_short",
+        own_clusters=True,
     ),
 )
 

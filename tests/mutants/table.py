@@ -12,5 +12,6 @@ from mutants.guards_delivery import GUARDS as DELIVERY
 from mutants.guards_entry import GUARDS as ENTRY
 from mutants.guards_grants import GUARDS as GRANTS
 from mutants.guards_policies import GUARDS as POLICIES
+from mutants.guards_rules import GUARDS as RULES
 
-GUARDS = (*FIRST, *SECOND, *BOUNDS, *POLICIES, *DELIVERY, *GRANTS, *ENTRY, *API, *APPLIER)
+GUARDS = (*FIRST, *SECOND, *RULES, *BOUNDS, *POLICIES, *DELIVERY, *GRANTS, *ENTRY, *API, *APPLIER)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import collections
 import hashlib
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -39,6 +40,8 @@ def test_each_token_holds_256_bits_that_nothing_else_tells(road: Road) -> None:
         assert counts.most_common(1)[0][1] < len(parts) / 3, (at, counts)
     ones = sum(bin(int.from_bytes(bits, "big")).count("1") for bits in raw) / (256 * len(raw))
     assert 0.45 < ones < 0.55
+    together = b"".join(raw)
+    assert len(zlib.compress(together, 9)) > len(together), "a part of a secret follows from another part or secret"
     assert not any(part[1][2:] in part[2] for part in parts), "the id says nothing of the secret"
 
 

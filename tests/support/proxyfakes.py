@@ -25,6 +25,7 @@ from mooring.wire.frames import Code
 from mooring.wire.headers import RequestHead, ResponseHead, get, get_all, parse_request_head
 from mooring.wire.http1_request import Request
 from mooring.wire.http1_writer import ResponseWriter
+from mooring.wire.plainhead import PlainHead
 
 NOW = 1_700_000_000.0
 ADMINS = {"g-adminsadmins": "b-adminsadmins"}
@@ -298,7 +299,9 @@ class FakeClient:
         value = get(self.head.headers, name.encode())
         return None if value is None else value.decode()
 
-    def respond(self, head: ResponseHead, fin: bool) -> None:
+    def respond(self, head: ResponseHead | PlainHead, fin: bool) -> None:
+        if isinstance(head, PlainHead):
+            head = head.full()
         self.sent += self._writer.head(head, fin=fin)
         self.head = head
         self.log.append(("head", head.status))

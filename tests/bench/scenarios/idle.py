@@ -15,8 +15,8 @@ from bench.link import Link
 from bench.processes import Processes, cpu_seconds, memory
 from bench.scenarios import beside
 
-SECONDS = float(os.environ.get("IDLE_SECONDS", "65"))
-"""Longer than a minute, so that the status that is sent each minute is in it."""
+SECONDS = float(os.environ.get("IDLE_SECONDS", "120"))
+"""A multiple of a minute, so that it holds as many signs of life of each session as any other such time."""
 SETTLE = 10.0
 DAY = 86400
 

@@ -10,9 +10,10 @@ import random
 from pathlib import Path
 
 import pytest
-from fuzz.http_targets import Disagreement, unexplained
+from fuzz import http_targets
+from fuzz.http_targets import Disagreement, h11_requests, h11_response, unexplained
 from fuzz.registry import TARGETS, Target
-from fuzz.rules import REQUEST, RESPONSE, Seen
+from fuzz.rules import REQUEST, RESPONSE, Rule, Seen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,16 +96,66 @@ def test_a_refusal_without_a_rule_would_be_found() -> None:
     whole = Seen(
         b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", started=True, version=b"1.1", method=b"GET", target=b"/", complete=True
     )
-    assert unexplained(REQUEST, "bare LF in the head", b"", lambda raw: [whole]) == b""
-    assert unexplained(RESPONSE, "malformed chunk", b"", lambda raw: [whole]) == b""
+    assert unexplained(REQUEST, "bare LF in the head", lambda more: [whole]) == b""
+    assert unexplained(RESPONSE, "malformed chunk", lambda more: [whole]) == b""
     whole.target = b"http://a/"
-    assert unexplained(REQUEST, "the request target must be a path", b"", lambda raw: [whole]) is None
+    assert unexplained(REQUEST, "the request target must be a path", lambda more: [whole]) is None
+
+
+ODD = (
+    b"GET / HTTP/1.1\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\x01\r\n\r\n",
+    b"PURGE / HTTP/1.0\r\nHost: a b\r\n\r\n", b"GET http://a/#b HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5 ;a=b\r\nhello\r\n00000000000000000\r\n\r\n",
+    b"HTTP/1.1 600 X\r\nContent-Length: 1\r\n\r\nab",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("message", [seed[1:] for seed in TARGETS["http1-request"].seeds] + list(ODD))
+def test_a_rule_that_stays_holds_whatever_follows(message: bytes) -> None:
+    """Behind an input that such a rule explains, nothing is tried."""
+    staying = {rule for rule in (*REQUEST, *RESPONSE) if rule.stays}
+    held: set[Rule] = set()
+    for end in range(1, len(message) + 1):
+        seen = (
+            h11_response(b"GET", False, message[:end], False)[0]
+            if message.startswith(b"HTTP")
+            else h11_requests(message[:end])[0][0]
+        )
+        now = {rule for rule in staying if rule.holds(seen)}
+        assert held <= now, (message[:end], {rule.name for rule in held - now})
+        held = now
+    if message in ODD:
+        assert held
+
+
+ENDINGS = (b"", b"\r\n", b"\r\n\r\n", b"0\r\n\r\n", b"a\r\n0\r\n\r\n", b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
+@pytest.mark.parametrize("name", ["http1-request", "http1-response"])
+def test_h11_reads_on_from_a_copy_as_from_the_beginning(name: str) -> None:
+    """A copied connection must not share anything with the one that it is a copy of."""
+    target = TARGETS[name]
+    for data in (*target.seeds, *mutations(target, 120)):
+        raw = data[3 if name == "http1-response" else 1 :]
+        for cut in (len(raw) // 3, len(raw) // 2, len(raw)):
+            if name == "http1-request":
+                first = http_targets.H11Requests().feed(raw[:cut])
+                for ending in ENDINGS:
+                    again, whole = first.twin().feed(ending), http_targets.H11Requests().feed(raw[:cut] + ending)
+                    assert (again.all[-1:], bool(again.refused)) == (whole.all[-1:], bool(whole.refused))
+                    assert [seen.body for seen in again.all] == [seen.body for seen in whole.all]
+            else:
+                begun = http_targets.H11Response(b"GET", False).feed(raw[:cut])
+                for ending in ENDINGS:
+                    more = begun.twin().feed(ending)
+                    seen, refused, reusable, rest = h11_response(b"GET", False, raw[:cut] + ending, False)
+                    assert (more.seen, bool(more.refused)) == (seen, bool(refused))
+                    assert (more.reusable, more.rest) == (reusable, rest)
 
 
 def test_a_reader_that_takes_what_h11_refuses_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fuzz import http_targets
-
-    monkeypatch.setattr(http_targets, "h11_requests", lambda data: ([Seen(data)], "refused"))
+    monkeypatch.setattr(http_targets.H11Requests, "feed", lambda self, data: setattr(self, "refused", "no") or self)
     with pytest.raises(Disagreement, match="we take request 0"):
         TARGETS["http1-request"].run(TARGETS["http1-request"].seeds[0])
 

@@ -4,7 +4,7 @@
 // cluster identity and key of its own.
 //
 // They do what the server sees of an idle agent: handshake with a fresh JWT, HELLO, a status, PONG for PING, a PING of their
-// own after 7.5 s of silence, and after a loss a new dial with the delays of the real agent. They refuse every stream. A
+// own after 16 s of silence, and after a loss a new dial with the delays of the real agent. They refuse every stream. A
 // line of JSON with the numbers goes to standard output whenever they changed, at most ten times a second.
 package main
 
@@ -34,7 +34,7 @@ import (
 const (
 	hello, open, refused, goaway, ping, pong, message = 1, 2, 4, 9, 10, 11, 12
 	subprotocol                                       = "mooring-tunnel.1"
-	silence, dead                                     = 7500 * time.Millisecond, 15 * time.Second
+	silence, dead                                     = 16 * time.Second, 20 * time.Second
 	first, most                                       = 500 * time.Millisecond, 30 * time.Second
 )
 
@@ -224,7 +224,7 @@ func (a *agent) dial(held []string) (found, reached bool) {
 	return true, true
 }
 
-// serve answers until the session ends. Reads time out after 7.5 s of silence, which ends a gorilla connection: so the
+// serve answers until the session ends. Reads time out after 16 s of silence, which ends a gorilla connection: so the
 // silence is watched by a timer, and the deadline is that of a dead peer.
 func (a *agent) serve(connection *websocket.Conn, send func([]byte) bool) {
 	var lock sync.Mutex // a connection takes one writer at a time

@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mooring.agent import dialer
 from mooring.agent.main import Agent
 from mooring.authn.agents import AgentVerifier
+from mooring.tunnel.carrier import ConnectFailed
 from mooring.tunnel.stream import Code
 from mooring.wire.headers import get, get_all, parse_response_head
 from testbed.pki import Authority
@@ -224,6 +226,73 @@ async def test_an_instance_that_never_answers_is_not_sought_for_ever_in_a_hurry(
     link = next(iter(agent._dialer._links.values()))  # type: ignore[union-attr]
     await until(lambda: link._met >= 2 * dialer.SEEK_TRIES)
     assert len(server.jwts) - before == 2 * dialer.SEEK_TRIES
+
+
+async def test_an_instance_whose_session_ends_while_a_dial_meets_it_is_dialled_again_soon(
+    agent: Agent, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half-open link: the answer "you have a session already" is true when it is sent, and not when it arrives."""
+    server.instances = ["i-a"]
+    server.live[0].close(Code.SHUTDOWN, "restart")
+    await until(lambda: names(server) == ["i-a"])
+    link = next(iter(agent._dialer._links.values()))  # type: ignore[union-attr]
+    connect, late = dialer.connect_client, []
+
+    async def slow(*arguments: Any, **options: Any) -> None:
+        try:
+            await connect(*arguments, **options)
+        except ConnectFailed as error:
+            if error.status == dialer.CONFLICT:
+                late.append(error)
+                for session in list(link.sessions.values()):
+                    session.close(Code.TIMEOUT, "nothing was heard")
+            raise
+
+    monkeypatch.setattr(dialer, "connect_client", slow)
+    old = server.live[0]
+    old.message({"kind": "instances", "instances": ["i-a", "i-ghost"]})
+    await until(lambda: bool(late))
+    await until(lambda: any(session is not old for session in server.live))
+
+
+async def test_another_address_of_an_instance_is_used_as_soon_as_its_session_ends(
+    agent: Agent, server: FakeServer, authority: Authority
+) -> None:
+    alias = FakeServer(pair(authority, "alias"), server.instance)
+    await alias.start()
+    server.peers = [alias.tunnel_url]
+    server.live[0].close(Code.SHUTDOWN, "restart")
+    await until(lambda: alias.sessions and alias.sessions[0].closed)
+    alias_link = agent._dialer._links[alias.tunnel_url]  # type: ignore[union-attr]
+    server.stop()
+    await until(lambda: bool(alias.live))
+    assert alias_link.sessions
+    alias.stop()
+
+
+async def test_a_session_of_another_address_that_ends_while_this_one_is_dialled_is_not_missed(
+    agent: Agent, server: FakeServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = FakeServer(pair(authority, "alias"), server.instance)
+    server.instances = alias.instances = [server.instance]
+    await alias.start()
+    server.peers = [alias.tunnel_url]
+    connect = dialer.connect_client
+
+    async def slow(url: str, *arguments: Any, **options: Any) -> None:
+        try:
+            await connect(url, *arguments, **options)
+        except ConnectFailed as error:
+            if error.status == dialer.CONFLICT and url == alias.tunnel_url:
+                server.stop()
+                await until(lambda: not agent._dialer.held)  # type: ignore[union-attr]
+            raise
+
+    monkeypatch.setattr(dialer, "connect_client", slow)
+    server.live[0].close(Code.SHUTDOWN, "restart")
+    await until(lambda: bool(alias.live))
+    assert alias.turned_away == 1
+    alias.stop()
 
 
 async def test_two_addresses_of_one_instance_carry_one_session(

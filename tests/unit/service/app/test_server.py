@@ -167,6 +167,17 @@ async def test_a_certificate_for_another_name_stops_the_start(made: Config) -> N
     assert "other.example" in await refused(elsewhere)
 
 
+@pytest.mark.parametrize("setting", ["key", "ca_key"])
+async def test_a_private_key_that_everybody_may_read_stops_the_start(made: Config, setting: str) -> None:
+    path = getattr(made.tls, setting)
+    os.chmod(path, 0o644)
+    try:
+        said = await refused(made)
+    finally:
+        os.chmod(path, 0o600)
+    assert f"the private key {path} (tls.{setting}) is open to every user" in said
+
+
 async def test_a_database_of_the_wrong_kind_stops_the_start(made: Config, tmp_path: Path) -> None:
     (tmp_path / "mooring.db").write_text("this is no database " * 100)
     elsewhere = replace(made, database=replace(made.database, url=f"sqlite:///{tmp_path / 'mooring.db'}"))

@@ -222,6 +222,19 @@ async def test_a_cluster_is_connected_while_any_worker_has_its_agent(bus: Bus) -
     await until(lambda: not two.link.expected("c-lab"))
 
 
+async def test_a_worker_that_lost_an_agent_makes_the_others_ask(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, three = await bus.join(0), await bus.join(1), await bus.join(2)
+    asked: list[tuple[Hub, str]] = []
+    monkeypatch.setattr(Hub, "doubt", lambda hub, cluster_id: asked.append((hub, cluster_id)))
+    one.says("c-lab", True)
+    two.says("c-lab", True)
+    three.says("c-home", True)
+    await until(lambda: sum("c-lab" in worker.clusters for worker in bus.roster._workers.values()) == 2)
+    one.says("c-lab", False)
+    await until(lambda: asked)
+    assert asked == [(two.hub, "c-lab")]
+
+
 async def test_a_worker_that_died_takes_its_clusters_along(bus: Bus) -> None:
     one, two = await bus.join(0), await bus.join(1)
     one.says("c-lab", True)

@@ -91,6 +91,9 @@ def test_the_users_own_certificate_is_used_where_it_is(mooring: Callable[..., Re
     for name, text in (("ca", ca_pem), ("crt", cert), ("key", key.reveal())):
         (home / name).write_text(text)
     words = ("--cert", home / "crt", "--key", home / "key", "--ca", home / "ca")
+    (home / "key").chmod(0o644)
+    assert "chmod o-rwx" in reason(init(mooring, home / "data", *words, "--url", "https://mooring.corp:8443"))
+    (home / "key").chmod(0o640)
     assert "not for '127.0.0.1'" in reason(init(mooring, home / "data", *words))
     assert init(mooring, home / "data", *words, "--url", "https://mooring.corp:8443").exit_code == 0
     settings = config.load(home / "data" / "mooring.toml")

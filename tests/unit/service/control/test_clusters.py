@@ -12,6 +12,7 @@ from mooring.control.upkeep import KEEP_ENDED, Upkeep
 from mooring.lib.clock import ManualClock
 from mooring.store.ports import StoreUnavailable
 from mooring.store.records import Cluster
+from sqlalchemy import event
 from support import records as make
 
 STATUS = {
@@ -202,6 +203,22 @@ async def test_what_a_dead_database_did_not_take_is_written_later(scene: Any, mo
         with pytest.raises(StoreUnavailable):
             await scene.control.flush()
     assert (await scene.stored()).state == "connected"
+
+
+async def test_hundreds_that_change_at_once_are_written_in_a_few_statements(scene: Any) -> None:
+    async with scene.store.write() as tx:
+        many = [await tx.clusters.add(make.cluster(f"many-{number}")) for number in range(300)]
+    statements: list[str] = []
+    event.listen(
+        scene.store.engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(str(given[2]))
+    )
+    for cluster in many:
+        scene.hub.change(cluster.id, True)
+    await scene.control.flush()
+    async with scene.store.read() as tx:
+        states = {cluster.state for cluster in await tx.clusters.get_many(cluster.id for cluster in many)}
+    assert states == {"connected"}
+    assert len(statements) < 20, statements
 
 
 async def test_a_status_that_says_nothing_new_is_not_written(scene: Any) -> None:

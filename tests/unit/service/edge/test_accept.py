@@ -13,6 +13,7 @@ from mooring.edge import accept
 from mooring.edge.accept import Gate
 from mooring.edge.settings import EdgeSettings
 from mooring.lib import metrics
+from mooring.lib.bounds import Rate
 from support.edgebed import Edge, MakeEdge, Peer, until
 
 
@@ -121,16 +122,45 @@ async def test_who_is_told_so_and_stays_is_cut_off(make_edge: MakeEdge) -> None:
 
 def test_over_the_bound_only_a_few_get_a_handshake() -> None:
     gate = Gate(EdgeSettings(max_connections_per_source=5, max_handshakes_per_source=10_000))
-    tickets = [gate.enter("192.0.2.1") for _unused in range(5 + accept.TOLD)]
+    tickets = [gate.enter("192.0.2.1", 0.0) for _unused in range(5 + accept.TOLD)]
     assert not any(isinstance(ticket, str) for ticket in tickets)
-    assert gate.enter("192.0.2.1") == "connections_per_address"
-    assert not isinstance(gate.enter("192.0.2.2"), str)
+    assert gate.enter("192.0.2.1", 0.0) == "connections_per_address"
+    assert not isinstance(gate.enter("192.0.2.2", 0.0), str)
     ticket = tickets[0]
     assert not isinstance(ticket, str)
     for _unused in range(2):  # said twice, given back once
         ticket.leave()
-    assert not isinstance(gate.enter("192.0.2.1"), str)
-    assert gate.enter("192.0.2.1") == "connections_per_address"
+    assert not isinstance(gate.enter("192.0.2.1", 0.0), str)
+    assert gate.enter("192.0.2.1", 0.0) == "connections_per_address"
+
+
+def test_an_address_begins_so_many_handshakes_a_minute_and_others_are_left_alone() -> None:
+    gate = Gate(EdgeSettings(handshakes_per_minute=60, max_handshakes=1_000))
+
+    def come(address: str, now: float) -> str:
+        """Connects, shakes hands and goes."""
+        ticket = gate.enter(address, now)
+        if isinstance(ticket, str):
+            return ticket
+        ticket.leave()
+        return "in"
+
+    assert [come("192.0.2.1", 0.0) for _unused in range(60)] == ["in"] * 60
+    assert come("192.0.2.1", 0.5) == "handshake_rate_per_address"
+    assert come("192.0.2.2", 0.5) == "in"
+    assert [come("192.0.2.1", 2.0) for _unused in range(3)] == ["in", "in", "handshake_rate_per_address"]
+    assert come("192.0.2.1", 70.0) == "in"
+
+
+async def test_over_the_rate_a_connection_is_closed_before_its_handshake(make_edge: MakeEdge) -> None:
+    edge = await make_edge()
+    edge.listener._gate._rate_of = Rate(2, 1e9)  # a machine that is slow gets no third one meanwhile
+    await works(edge, "127.0.0.1")
+    await works(edge, "127.0.0.1")
+    before = met("handshake_rate_per_address")
+    await turned_away(edge, "127.0.0.1")
+    assert met("handshake_rate_per_address") == before + 1
+    await works(edge, "127.0.0.2")
 
 
 async def test_no_descriptors_left_is_a_pause_and_not_the_end(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ async def test_an_edit_counts_the_version_and_a_status_does_not(store: SqlStore)
         agent_version="0.1.0",
     )
     async with store.write() as tx:
-        await tx.clusters.set_status(prod.id, status)
+        await tx.clusters.set_statuses({prod.id: status})
         after = await tx.clusters.get(prod.id)
         assert after is not None
         assert (after.version, after.state, after.conditions, after.nodes_ready) == (1, "connected", conditions, 2)
@@ -162,7 +162,7 @@ async def test_a_status_of_a_cluster_that_is_gone_changes_nothing(store: SqlStor
     async with store.write() as tx:
         await tx.clusters.remove(prod.id)
     async with store.write() as tx:
-        await tx.clusters.set_status(prod.id, status)
+        await tx.clusters.set_statuses({prod.id: status})
         assert await tx.clusters.get(prod.id) is None
 
 

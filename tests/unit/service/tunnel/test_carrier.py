@@ -476,3 +476,17 @@ async def test_bytes_that_arrive_in_any_pieces_make_the_same_frames() -> None:
         await ends.aclose()
         between.close()
         await pumps.aclose()
+
+
+async def test_the_kernel_says_whether_the_peer_has_what_was_written(connect: Any) -> None:
+    ends: Ends = await connect(serve, window=16 * 1024 * 1024)
+    link: Any = ends.server._link
+    ends.server.message({"kind": "anything"})
+    await until(link.delivered)
+    # A peer whose machine takes nothing more: its buffers are full.
+    ends.server_transport.pause_reading()
+    sending: Any = ends.agent._link
+    start(ends, Counter(), b"bulk", fin=True)
+    await until(lambda: sending._pace.held and not sending.delivered())
+    ends.server_transport.resume_reading()
+    await until(sending.delivered)

@@ -26,6 +26,9 @@ class Deaf:
     def write(self, written: list[bytes]) -> None:
         pass
 
+    def delivered(self) -> bool:
+        return False
+
     def close(self, code: Code, reason: str) -> None:
         pass
 
@@ -162,6 +165,22 @@ async def test_a_session_that_is_going_away_may_finish_beside_its_successor() ->
     assert not old.closed
     assert watched.hub.session_for("c-1") is new
     assert watched.changes[-1] == ("c-1", True, "")
+
+
+async def test_when_one_session_is_lost_the_others_of_its_cluster_are_asked() -> None:
+    watched = Watched()
+    sessions = [session(f"agent-{number}") for number in range(3)]
+    for number, each in enumerate(sessions):
+        watched.hub.add("c-1" if number < 2 else "c-2", each)
+        each.mux.frames_to_send(1 << 20)
+        each.mux.tick(each.mux.next_deadline())  # nothing came since HELLO: at rest
+        each.mux.frames_to_send(1 << 20)
+        assert each.mux.resting
+    sessions[0].link_lost("nothing was received for 15 s")
+    assert [each.mux.has_output for each in sessions] == [False, True, False]
+    watched.hub.doubt("c-2")
+    watched.hub.doubt("c-3")
+    assert sessions[2].mux.has_output
 
 
 async def test_sessions_of_one_cluster_have_a_bound() -> None:

@@ -40,6 +40,9 @@ class MemoryLink:
             for number, frame in enumerate(written, 1):
                 self.other.frame_received(memoryview(frame), number == len(written))
 
+    def delivered(self) -> bool:
+        return True
+
     def close(self, code: Code, reason: str) -> None:
         self.closed = code, reason
 
@@ -394,6 +397,51 @@ async def test_a_silent_peer_is_given_up_at_its_deadline() -> None:
     assert session.close_code is Code.TIMEOUT
     assert link.closed is not None
     assert client.calls == ["reset"]
+
+
+def last_kind(link: MemoryLink) -> int:
+    return frames.split(link.writes[-1][-1])[0]
+
+
+async def test_a_session_at_rest_pulses_as_its_agent_wants_and_wakes_with_a_stream() -> None:
+    now = 100.0
+    session = Session("server", Hello(instance="srv", version="0"), clock=lambda: now)
+    link = MemoryLink()
+    session.attach(link)
+    session.frame_received(frames.pack_hello(Hello(instance="agt", version="0")), True)
+    seen: list[dict[str, Any]] = []
+    session.on_message = lambda session, message: seen.append(message)
+    for seconds in (10**400, "soon", None, 60):  # what is not a time is ignored, and what is too long is bounded
+        session.frame_received(frames.pack_message({"kind": "pulse", "seconds": seconds})[0], True)
+    assert seen == []
+    now = 107.0
+    session._tick()
+    assert last_kind(link) == frames.PULSE
+    now = 110.0
+    session._tick()
+    assert session.mux.next_deadline() == 167.0
+    session.open(GET, Recorder(), True)
+    assert session.mux.next_deadline() == 117.0
+    session.close()
+
+
+async def test_a_session_in_doubt_is_asked_at_once() -> None:
+    now = 100.0
+    session = Session("server", Hello(instance="srv", version="0"), clock=lambda: now)
+    link = MemoryLink()
+    session.attach(link)
+    session.frame_received(frames.pack_hello(Hello(instance="agt", version="0")), True)
+    now = 107.0
+    session._tick()
+    now = 111.0
+    session._tick()
+    session.doubt()
+    await settled()
+    assert last_kind(link) == frames.PING
+    now = 116.0
+    session._tick()
+    assert session.close_code is Code.TIMEOUT
+    session.doubt()  # too late, and harmless
 
 
 async def test_closing_before_the_link_is_there_closes_the_link() -> None:

@@ -29,6 +29,7 @@ MADE_BY_US = {
     "GOAWAY": frames.pack_goaway(5, Code.NO_ERROR, "shutting down"),
     "PING": frames.frame(frames.PING, 0, (1).to_bytes(8, "big")),
     "PONG": frames.frame(frames.PONG, 0, (1).to_bytes(8, "big")),
+    "PULSE": frames.frame(frames.PULSE),
     "MESSAGE": frames.pack_message({"kind": "instances", "instances": ["srv/i-1", "srv/i-2"]})[0],
 }
 

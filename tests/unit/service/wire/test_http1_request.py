@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import h11
+import httptools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,6 +235,58 @@ def test_smuggling_table(name: str) -> None:
         # llhttp refuses some codings before our own check gives them their own status.
         assert refused.value.status == status if status else refused.value.status in (400, 501)
         assert refused.value.reason
+
+
+class Lenient:
+    """In the place of llhttp: takes anything."""
+
+    def __init__(self, sink: Any) -> None:
+        self.sink = sink
+
+    def feed_data(self, raw: bytes) -> None:
+        first, *lines = raw[:-4].split(b"\r\n")
+        pairs = [line.partition(b":")[::2] for line in lines]
+        self.sink.on_url(b"".join(first.split(b" ")[1:2]))
+        for name, value in pairs:
+            self.sink.on_header(name, value)
+        framing = {name.lower(): value.strip() for name, value in pairs}
+        if b"transfer-encoding" not in framing and framing.get(b"content-length", b"0") == b"0":
+            self.sink.on_message_complete()
+
+
+NAMES_ARE_LLHTTPS = {"space before the colon", "name with a space"}
+
+
+@pytest.mark.parametrize("name", sorted(set(SMUGGLING) - NAMES_ARE_LLHTTPS))
+def test_our_own_checks_refuse_it_also_beside_a_parser_that_takes_anything(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llhttp refuses most of it too: neither of the two is there because the other one is not."""
+    monkeypatch.setattr(httptools, "HttpRequestParser", Lenient)
+    assert one(head("X: y")).head.headers == [(b"Host", b"a"), (b"X", b"y")]
+    with pytest.raises(BadMessage):
+        RequestReader().feed(SMUGGLING[name][0])
+
+
+@pytest.mark.parametrize("differs", ["header", "target"])
+def test_what_two_parsers_read_differently_is_refused(differs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Lenient):
+        def feed_data(self, raw: bytes) -> None:
+            super().feed_data(raw)
+            if differs == "header":
+                self.sink.headers.pop()
+            else:
+                self.sink.target += b"/other"
+
+    monkeypatch.setattr(httptools, "HttpRequestParser", Other)
+    with pytest.raises(BadMessage, match="parsers disagree"):
+        RequestReader().feed(head("X: y"))
+
+
+@pytest.mark.parametrize("first", [b"\r\n", b"\n", b"\r"])
+def test_an_empty_line_before_a_request_is_refused_at_once(first: bytes) -> None:
+    with pytest.raises(BadMessage, match="an empty line before"):
+        RequestReader().feed(first)
 
 
 def test_endless_head_is_refused_before_it_ends() -> None:

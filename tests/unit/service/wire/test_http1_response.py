@@ -145,6 +145,17 @@ def test_sloppy_chunks_are_refused(bad: bytes) -> None:
         reader.feed(bad)
 
 
+@pytest.mark.parametrize(
+    "trailer", [b"Transfer-Encoding: gzip", b"A: b\r\ncontent-length: 7", b"CONTENT-LENGTH: 7\r\nA: b"]
+)
+def test_a_trailer_that_frames_is_refused(trailer: bytes) -> None:
+    """RFC 9110 section 6.5.1: it has no meaning there, and whoever merges it into the head reads another message."""
+    reader = ResponseReader(b"GET")
+    with pytest.raises(BadMessage):
+        reader.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n" + trailer + b"\r\n\r\n")
+    assert not reader.complete
+
+
 def test_an_endless_head_is_cut_at_the_bound() -> None:
     reader = ResponseReader(b"GET")
     reader.feed(b"HTTP/1.1 200 OK\r\nA: ")
@@ -213,7 +224,7 @@ def test_a_connection_is_not_used_again_after_an_http_1_0_response_that_says_kee
     assert (body, ended, reader.keep_alive) == (b"ok", True, False)
 
 
-@pytest.mark.parametrize("extra", [b"\r\n", b"\r\n\r\n", b"\n", b"\r"])
+@pytest.mark.parametrize("extra", [b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\r\r\n\r\n", b"\n\r\n\r\n"])
 def test_a_connection_with_line_ends_after_the_last_chunk_is_not_used_again(extra: bytes) -> None:
     """llhttp passes over them in silence."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -52,7 +52,10 @@ def test_both_sides_say_hello_at_once_without_waiting() -> None:
 def test_anything_but_hello_as_the_first_frame_ends_the_session(kind: int) -> None:
     pipe = Pipe(greet=False)
     stream = 1 if kind in (frames.OPEN, frames.DATA) else 0
-    refused_by(pipe.agent, raw(kind, stream, b"12345678"))
+    hello = frames.pack_hello(Hello(instance="srv", version="0"))[frames.HEADER_SIZE :]
+    for payload in (b"12345678", hello):  # nor what would be one in another frame
+        refused_by(pipe.agent, raw(kind, stream, payload))
+        pipe = Pipe(greet=False)
 
 
 def test_a_second_hello_ends_the_session() -> None:

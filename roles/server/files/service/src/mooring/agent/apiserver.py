@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from mooring.agent.config import ApiServerConfig
 from mooring.net.fetch import Answer, fetch
-from mooring.net.http1client import Http1Pool, PoolLimits, UpstreamRequest, UpstreamSink
+from mooring.net.http1client import Http1Pool, PlainSink, PoolLimits, UpstreamRequest
 from mooring.net.sockets import tcp_connector
 from mooring.wire.headers import RequestHead, connection_tokens
 
@@ -37,9 +37,10 @@ class ApiServer:
             limits=PoolLimits(max_connections=max_connections),
         )
 
-    def request(self, head: RequestHead, sink: UpstreamSink) -> UpstreamRequest:
+    def request(self, head: RequestHead, sink: PlainSink) -> UpstreamRequest:
         """Starts a request (see `Http1Pool.request`). Raises ValueError for a head that cannot be sent."""
-        return self._pool.request(head, sink, head_timeout=None if is_long_running(head) else HEAD_TIMEOUT)
+        timeout = None if is_long_running(head) else HEAD_TIMEOUT
+        return self._pool.request(head, sink, head_timeout=timeout, plain=sink)
 
     async def call(self, head: RequestHead, body: bytes, deadline: float) -> Answer:
         """A small request and its whole answer within `deadline` seconds. Raises FetchError."""

@@ -49,6 +49,9 @@ SEEK_FIRST, SEEK_MOST = 0.02, 1.0
 SEEK_TRIES = 8
 """Dials per listed instance that may meet one we have, before the link waits for DUPLICATE_DELAY or for news. Eight
 leave a chance of 1 in 3000 to miss one of many."""
+LEAD_PULSE, OTHER_PULSE = 15.0, 60.0
+"""Seconds between two signs of life that a server at rest is asked for: on one session with it, and on the others,
+whose death is mostly that of the one too, and is looked for when that one dies."""
 KEY_REFUSED = (401, 403)
 HELD = "Mooring-Held"
 CONFLICT = 409
@@ -179,6 +182,12 @@ class Dialer:
             self.problem = f"{url}: {reason}"
         self._log.warning("not connected", server=url, reason=reason, retry_seconds=round(delay, 1))
 
+    def lost(self) -> None:
+        """A session has ended: an address that only led to instances which we had may be the way to one now."""
+        for link in self._links.values():
+            if not link.sessions:
+                link.look_again()
+
     def remove(self, url: str) -> None:
         """A link has ended for good."""
         self._links.pop(url, None)
@@ -202,6 +211,7 @@ class _Link:
         self._met = 0  # dials in a row that met an instance which we have
         self._news = asyncio.Event()
         self._lost: str | None = None  # why the last session ended, until it was told
+        self._lead: Session | None = None  # the session on which the server is listened for
 
     async def run(self) -> None:
         """Dials until the address is nobody's any more."""
@@ -221,13 +231,18 @@ class _Link:
                     await self._pause(reason, delay)
         self._dialer.remove(self.url)
 
+    def look_again(self) -> None:
+        """Do not wait any longer for news: there is some."""
+        self._news.set()
+
     def _missing(self) -> bool:
         """Whether the address leads to an instance that there is no session with."""
         return not self.sessions or not set(self._known) <= set(self._dialer.held)
 
-    async def _wait(self, seconds: float | None) -> None:
-        """Wait for news of the instances, or for the end of a session."""
-        self._news.clear()
+    async def _wait(self, seconds: float | None, began: bool = False) -> None:
+        """Wait for news of the instances, or for the end of a session. `began`: what came since the dial counts."""
+        if not began:
+            self._news.clear()
         try:
             async with asyncio.timeout(seconds):
                 await self._news.wait()
@@ -243,6 +258,7 @@ class _Link:
     async def _once(self) -> tuple[str, float | None]:
         """One dial: why it made no session (empty: it did, or is to be tried again at once), and a delay if it is not
         to be the usual one."""
+        self._news.clear()
         session = self._dialer.new_session(self.url)
         began = asyncio.get_running_loop().time()
         name = ""
@@ -253,7 +269,11 @@ class _Link:
                 self._lost = reason
                 if asyncio.get_running_loop().time() - began >= STEADY:
                     self._backoff.reset()
+                self._dialer.lost()
                 self._news.set()
+                for other in self.sessions.values():
+                    other.doubt()
+                self._choose_lead()
 
         # A server that goes away finishes its streams on the old session while we look for another.
         session.on_going_away = lambda _unused: ended("the server is going away")
@@ -284,14 +304,30 @@ class _Link:
         if not self._dialer.connected(self, session, hello):
             session.close(Code.NO_ERROR, "there is already a session to this instance")
             return await self._again(f"leads to instance {name}, which is connected already")
+        self._choose_lead()
+        if session is not self._lead:
+            session.pulse(OTHER_PULSE)
         self._met = 0
         self._seek.reset()
         return "", None
 
+    def _choose_lead(self) -> None:
+        """Listen on one session for all with this server."""
+        if self._lead is not None and self._lead in self.sessions.values():
+            return
+        self._lead = next(iter(self.sessions.values()), None)
+        if self._lead is not None:
+            self._lead.pulse(LEAD_PULSE)
+
     async def _again(self, reason: str) -> tuple[str, float | None]:
         """The dial met an instance that we have. While others are known to be there, the next one may meet them."""
+        if self._lost is not None:
+            return "", None  # the session that it met has ended meanwhile (a half-open link): that is what counts now
         if not self.sessions:
-            return reason, DUPLICATE_DELAY
+            self._dialer.failed(self.url, reason, DUPLICATE_DELAY)
+            await self._wait(DUPLICATE_DELAY, began=True)  # for the end of the session that another address has
+            await asyncio.sleep(SEEK_MOST)  # news may come with each dial
+            return "", None
         self._met += 1
         await asyncio.sleep(self._seek.next())
         return "", None

@@ -39,6 +39,7 @@ from mooring.wire.headers import (
     serialize_response,
     strip_hop_by_hop,
 )
+from mooring.wire.plainhead import PlainHead
 
 TARGETS = (APISERVER, APISERVER_AS)
 """What a stream may ask for."""
@@ -237,13 +238,22 @@ class Exchange:
 
     def on_head(self, head: ResponseHead, fin: bool) -> None:
         """kube-apiserver answers."""
-        if head.status == 401 and not is_proxied(self._head.target):
+        if self._accepts(head.status, fin):
+            self.stream.opened(response_head(head), fin)
+
+    def on_plain_head(self, head: PlainHead, fin: bool) -> None:
+        """kube-apiserver answers, with a head that goes back as it came."""
+        if self._accepts(head.status, fin):
+            self.stream.opened(head.raw, fin)
+
+    def _accepts(self, status: int, fin: bool) -> bool:
+        if status == 401 and not is_proxied(self._head.target):
             self._unauthorized()
-            return
+            return False
         self._repeatable = False
         if fin:
             self._done(self)
-        self.stream.opened(response_head(head), fin)
+        return True
 
     def on_data(self, data: bytes) -> None:
         """Body of the response, or raw bytes after a 101: on at once."""

@@ -29,7 +29,7 @@ from mooring.app.orders import (
     ToChild,
 )
 from mooring.bus.channel import Channel
-from mooring.lib import logging
+from mooring.lib import heap, logging
 from mooring.lib.errors import MooringError
 
 
@@ -118,6 +118,7 @@ class _Child:
 
 def main(descriptor: int) -> int:
     """Run; returns the exit code."""
+    heap.keep_buffers_out()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(descriptor))
 

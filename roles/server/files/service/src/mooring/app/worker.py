@@ -87,6 +87,7 @@ class Worker:
         self._tls: ssl.SSLContext | None = None
         self._listener: Listener | None = None
         self._registry = Registry(self.index, self.clock)
+        self._hello: Hello | None = None
 
     async def start(self) -> None:
         """When it returns, the worker serves. Raises MooringError."""
@@ -179,16 +180,21 @@ class Worker:
 
     def _accept_agent(self, identity: AgentIdentity, transport: asyncio.Transport, raw: bytes, source: str) -> None:
         """An agent has proved which cluster it is: its connection becomes a session of the hub."""
-        window = self._bounds.tunnel.window_bytes
-        hello = Hello(
-            instance=self._begin.instance, version=VERSION, window=window, instances=self._link.instances[:MAX_PEERS]
-        )
+        hello = self._hello
+        if hello is None:  # one for all, until the instances change
+            hello = self._hello = Hello(
+                instance=self._begin.instance,
+                version=VERSION,
+                window=self._bounds.tunnel.window_bytes,
+                instances=self._link.instances[:MAX_PEERS],
+            )
         session = Session("server", hello, limits=self._tunnel_limits, name=f"{identity.cluster_id} from {source}")
         self.hub.add(identity.cluster_id, session)
         ServerCarrier.accept(transport, raw, session)
 
     def _tell_agents(self, names: list[str]) -> None:
         """The workers of this server have changed: agents look for those that they do not know."""
+        self._hello = None
         self.hub.broadcast({"kind": "instances", "instances": names[:MAX_PEERS]})
 
     def _agent_changed(self, cluster_id: str, connected: bool, reason: str) -> None:

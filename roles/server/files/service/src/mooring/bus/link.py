@@ -269,6 +269,8 @@ class Link:
                 (self._reachable.add if connected else self._reachable.discard)(cluster_id)
                 if not connected:
                     self._hub.give_up_waiting(self.expected)
+            case messages.Doubted(cluster_id=cluster_id):
+                self._hub.doubt(cluster_id)
             case messages.Reachable(cluster_ids=cluster_ids):
                 self._reachable = set(cluster_ids)
             case messages.Instances(names=names):

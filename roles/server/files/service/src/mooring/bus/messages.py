@@ -171,6 +171,12 @@ class Reach(_Message, frozen=True):
     connected: bool
 
 
+class Doubted(_Message, frozen=True):
+    """Another worker has lost its session with the cluster's agent: is the one here alive?"""
+
+    cluster_id: str
+
+
 class Beat(_Message, frozen=True):
     """Control lives. `database` says what is wrong with the database; empty: nothing."""
 
@@ -207,6 +213,7 @@ ToWorker = (
     | Instances
     | Reachable
     | Reach
+    | Doubted
     | Beat
     | Claimed
     | Sample

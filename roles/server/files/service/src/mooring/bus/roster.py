@@ -222,6 +222,8 @@ class Roster:
                 worker.clusters.discard(cluster_id)
                 if not self.connected(cluster_id):
                     self._reach(cluster_id, False, reason)
+                else:
+                    self._doubt(cluster_id)
             case messages.AgentSaid(cluster_id=cluster_id, message=said):
                 self._say(cluster_id, said)
             case messages.AgentRefused(cluster_id=cluster_id, reason=reason):
@@ -260,6 +262,13 @@ class Roster:
             worker.channel.send(message)
         for callback in self.on_change:
             callback(cluster_id, connected, reason)
+
+    def _doubt(self, cluster_id: str) -> None:
+        """One session with an agent is lost. The others are asked for rarely while they are at rest: now they are."""
+        message = messages.Doubted(cluster_id=cluster_id)
+        for worker in self._joined():
+            if cluster_id in worker.clusters:
+                worker.channel.send(message)
 
     def _say(self, cluster_id: str, data: bytes) -> None:
         message = msgspec.json.decode(data, type=dict[str, Any])

@@ -79,10 +79,6 @@ def certificate(config: Config, now: float) -> list[Finding]:
     except MooringError as error:
         return [from_error("certificate", error)]
     found = [failed("certificate", problem, remedy) for problem, remedy in wrong]
-    if os.stat(config.tls.key).st_mode & 0o077:
-        found.append(
-            failed("certificate", f"{config.tls.key} is readable for others", f"run: chmod 0600 {config.tls.key}")
-        )
     if not found and days < RENEW_DAYS:
         remedy = "the running server renews it by itself" if config.tls.ca_key else "renew it where it came from"
         found.append(warning("certificate", f"it ends in {days:.0f} days", remedy))

@@ -107,14 +107,15 @@ class ClusterController:
             return
         try:
             async with self._store.write() as tx:
-                for cluster_id in sorted(dirty):
-                    cluster = await tx.clusters.get(cluster_id)
-                    observed = self._observed.get(cluster_id)
-                    if cluster is None or observed is None:
+                changed: dict[str, ClusterStatus] = {}
+                for cluster in await tx.clusters.get_many(sorted(dirty)):
+                    observed = self._observed.get(cluster.id)
+                    if observed is None:
                         continue
                     status = merge(cluster, observed, self._clock.now())
                     if status != _stored(cluster):
-                        await tx.clusters.set_status(cluster_id, status)
+                        changed[cluster.id] = status
+                await tx.clusters.set_statuses(changed)
         except BaseException:
             self._dirty |= dirty
             raise

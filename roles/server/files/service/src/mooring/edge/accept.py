@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gate before TLS: counts connections from the moment they are accepted, and handshakes that are under way.
 
-Why: a connection that never finishes its handshake costs a socket, a TLS state and a timer, and no request names it. So
-the listening sockets are read here, each connection is counted by its address, and only then is TLS begun, with a
-deadline. What is over the bound of connections still gets its handshake, so that it can be told (503); of these, and of
-all half-open ones, there are few. What is over that is reset.
+Why: a connection that never finishes its handshake costs a socket, a TLS state and a timer, and no request names it;
+one that finishes it costs a signature, and may come again at once. So the listening sockets are read here, each
+connection is counted by its address, and only then is TLS begun, with a deadline. What is over the bound of connections
+still gets its handshake, so that it can be told (503); of these, and of all half-open ones, there are few. What is over
+that, or comes too often, is reset.
 
 It must not: read a byte of a client's, or hold a socket that it has not counted.
 """
@@ -53,6 +54,7 @@ class Gate:
         self._sockets_of = bounds.Slots(settings.max_connections_per_source + TOLD)
         self._handshakes = bounds.Slots(settings.max_handshakes)
         self._handshakes_of = bounds.Slots(settings.max_handshakes_per_source)
+        self._rate_of = bounds.Rate(settings.handshakes_per_minute, 60.0)
 
     @property
     def handshakes(self) -> int:
@@ -64,8 +66,11 @@ class Gate:
         """Connections that are open, in whatever state."""
         return self._sockets[_EVERYBODY]
 
-    def enter(self, address: str) -> Ticket | str:
-        """A connection has been accepted. A ticket: it may begin its handshake. A name: the bound that it is over."""
+    def enter(self, address: str, now: float) -> Ticket | str:
+        """A connection has been accepted. A ticket: it may begin its handshake. A name: the bound that it is over.
+
+        `now` is in the seconds of any clock that does not go back.
+        """
         source = bucket(address)
         if self._handshakes.full(_EVERYBODY):
             return "handshakes"
@@ -75,6 +80,8 @@ class Gate:
             return "connections"
         if self._sockets_of.full(source):
             return "connections_per_address"
+        if self._rate_of.take(source, now) > 0:  # last: what the other bounds refuse costs no handshake
+            return "handshake_rate_per_address"
         handshake = ((self._handshakes, _EVERYBODY), (self._handshakes_of, source))
         place = ((self._sockets, _EVERYBODY), (self._sockets_of, source))
         for slots, key in handshake + place:
@@ -159,7 +166,7 @@ class Acceptor:
             self._accepted(client, str(address[0]))
 
     def _accepted(self, client: socket.socket, address: str) -> None:
-        ticket = self._gate.enter(address)
+        ticket = self._gate.enter(address, self._loop.time())
         if isinstance(ticket, str):
             bounds.met(ticket)
             # A reset: the kernel keeps nothing of a connection that nobody here will miss.

@@ -30,6 +30,7 @@ from mooring.proxy.ports import Handler
 from mooring.wire.headers import BadMessage, ResponseHead
 from mooring.wire.http1_request import READ_AHEAD, Body, End, Event, Request, RequestReader
 from mooring.wire.http1_writer import ResponseWriter, switching
+from mooring.wire.plainhead import PlainHead
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FLUSH_AT = 64 * 1024
@@ -324,11 +325,17 @@ class Connection(asyncio.Protocol):
 
     # -- Client: the exchange's side ----------------------------------------------------------------------------------
 
-    def respond(self, head: ResponseHead, fin: bool) -> None:
+    def respond(self, head: ResponseHead | PlainHead, fin: bool) -> None:
+        writer = self._writer
         if not self._complete:
-            self._writer.keep_alive = False  # the rest of the request is read, but not understood any more
-        head.headers.append((b"X-Request-Id", self.request_id.encode()))
-        data = self._writer.head(head, fin=fin)
+            writer.keep_alive = False  # the rest of the request is read, but not understood any more
+        if isinstance(head, PlainHead) and not writer.has_body:
+            head = head.full()
+        if isinstance(head, PlainHead):
+            data = writer.plain(head, b"X-Request-Id: %b\r\n" % self.request_id.encode(), fin=fin)
+        else:
+            head.headers.append((b"X-Request-Id", self.request_id.encode()))
+            data = writer.head(head, fin=fin)
         self._head_sent = True
         self._send(data)
 

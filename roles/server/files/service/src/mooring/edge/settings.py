@@ -29,6 +29,8 @@ class EdgeSettings:
     """TLS handshakes under way. More connections are closed at once."""
     max_handshakes_per_source: int = 600
     """TLS handshakes under way from one address. More connections are closed at once."""
+    handshakes_per_minute: int = 12_000
+    """TLS handshakes that one address may begin within a minute, evenly. More connections are closed at once."""
     handshake_timeout: float = 10.0
     """For the TLS handshake."""
     head_timeout: float = 15.0
@@ -75,6 +77,7 @@ class EdgeSettings:
             max_connections_per_user=limits.max_connections_per_user,
             max_handshakes=limits.max_handshakes,
             max_handshakes_per_source=limits.max_handshakes_per_address,
+            handshakes_per_minute=limits.handshakes_per_address,
             handshake_timeout=limits.handshake_timeout_seconds,
             head_timeout=limits.head_timeout_seconds,
             idle_timeout=limits.idle_timeout_seconds,

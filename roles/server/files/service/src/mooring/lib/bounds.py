@@ -50,6 +50,7 @@ BOUNDS: Final = (
     Bound("connections_per_user", "limits.max_connections_per_user", 429, floor=50),
     Bound("handshakes", "limits.max_handshakes", CLOSED),
     Bound("handshakes_per_address", "limits.max_handshakes_per_address", CLOSED),
+    Bound("handshake_rate_per_address", "limits.handshakes_per_address", CLOSED),
     Bound("handshake_timeout", "limits.handshake_timeout_seconds", CLOSED),
     Bound("head_bytes", "limits.head_bytes", 431),
     Bound("headers", "limits.headers", 431),

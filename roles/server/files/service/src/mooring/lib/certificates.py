@@ -6,6 +6,7 @@ Renewing needs the key of the server's own CA (`tls.ca_key`); a certificate that
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -37,9 +38,33 @@ def ca_bundle(config: Config) -> str:
     return pem
 
 
+def exposed(config: Config) -> list[tuple[str, str]]:
+    """Private keys that anybody on the machine may read or write, as pairs of problem and remedy.
+
+    The owner and the group of a file may: a key that another program renews is often root's, readable by our group.
+    """
+    found = []
+    for setting, path in (("tls.key", config.tls.key), ("tls.ca_key", config.tls.ca_key)):
+        try:
+            mode = Path(path).stat().st_mode if path else 0
+        except OSError:
+            continue  # whoever reads it says so
+        if mode & (stat.S_IROTH | stat.S_IWOTH):
+            found.append(
+                (
+                    f"the private key {path} ({setting}) is open to every user of this machine (mode {mode & 0o777:o})",
+                    f"run: chmod o-rwx {path}; and if others use this machine, replace the key",
+                )
+            )
+    return found
+
+
 def problems(config: Config, now: float) -> list[tuple[str, str]]:
-    """What is wrong with the configured certificate, as pairs of problem and remedy. Raises CertificateError."""
-    return pki.problems(
+    """What is wrong with the configured certificate and its key, as pairs of problem and remedy.
+
+    Raises CertificateError.
+    """
+    return exposed(config) + pki.problems(
         read(config.tls.cert, "tls.cert"),
         Secret(read(config.tls.key, "tls.key")),
         read(config.tls.ca, "tls.ca"),

@@ -77,7 +77,10 @@ class ServerSection(_Section, frozen=True, kw_only=True):
 
 class TlsSection(_Section, frozen=True, kw_only=True):
     cert: Annotated[str, _doc("Certificate of the server (PEM; the server's first, then its chain).")]
-    key: Annotated[str, _doc("Private key of the certificate (PEM, mode 0600).")]
+    key: Annotated[
+        str,
+        _doc("Private key of the certificate (PEM); the server refuses one that every user of the machine may read."),
+    ]
     ca: Annotated[str, _doc("CA that signed it (PEM). Agents trust this CA only; kubeconfigs carry it.")]
     ca_key: Annotated[
         str,
@@ -131,6 +134,13 @@ class LimitsSection(_Section, frozen=True, kw_only=True):
     max_handshakes_per_address: Annotated[
         Count, _doc("TLS handshakes under way from one address. All agents behind one NAT may arrive at once.")
     ] = 600
+    handshakes_per_address: Annotated[
+        Count,
+        _doc(
+            "TLS handshakes that one address may begin within a minute, on average; more connections are closed "
+            "without an answer. Each costs a signature, whether or not it ends well."
+        ),
+    ] = 12_000
     handshake_timeout_seconds: Annotated[
         Seconds, _doc("A TLS handshake must be complete within this time, in seconds.")
     ] = 10.0
@@ -209,7 +219,9 @@ class TunnelSection(_Section, frozen=True, kw_only=True):
     control_buffer_bytes: Annotated[
         Buffer, _doc("Bytes of control frames queued for an agent that does not read at which its session ends.")
     ] = 16_777_216
-    ping_after_seconds: Annotated[Seconds, _doc("An agent that is silent is asked after this time, in seconds.")] = 7.0
+    ping_after_seconds: Annotated[
+        Seconds, _doc("An agent that is silent while its session is in use is asked after this time, in seconds.")
+    ] = 7.0
     dead_after_seconds: Annotated[Seconds, _doc("... and its session ends after this time, in seconds.")] = 15.0
     hello_timeout_seconds: Annotated[Seconds, _doc("How long an agent may take for its first frame, in seconds.")] = (
         10.0

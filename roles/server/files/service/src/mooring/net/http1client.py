@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 from mooring.lib.tasks import Supervisor
 from mooring.net.deadlines import Deadlines
-from mooring.net.http1connection import Connection, UpstreamRequest, UpstreamSink
+from mooring.net.http1connection import Connection, PlainSink, UpstreamRequest, UpstreamSink
 from mooring.net.sockets import Connector
 from mooring.net.tls import explain
 from mooring.wire.frames import Code
 from mooring.wire.headers import RequestHead
 
-__all__ = ["Http1Pool", "PoolLimits", "UpstreamRequest", "UpstreamSink"]
+__all__ = ["Http1Pool", "PlainSink", "PoolLimits", "UpstreamRequest", "UpstreamSink"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,23 @@ class Http1Pool:
         """Connections that wait for a request."""
         return len(self._idle)
 
-    def request(self, head: RequestHead, sink: UpstreamSink, *, head_timeout: float | None = 90.0) -> UpstreamRequest:
+    def request(
+        self,
+        head: RequestHead,
+        sink: UpstreamSink,
+        *,
+        head_timeout: float | None = 90.0,
+        plain: PlainSink | None = None,
+    ) -> UpstreamRequest:
         """Starts a request; the sink hears of it later, never during this call.
 
         `head` is sent as it is, so it must hold Host and no hop-by-hop header but those meant for this connection. The
         body that it declares (Content-Length, chunked) is given with `write` and `end`; with `Upgrade` the request is
         raw after a 101. `head_timeout` is the time in seconds from the end of the request to the head of the response;
-        None for requests that may stay silent (watches). Raises ValueError for a head that cannot be sent.
+        None for requests that may stay silent (watches). `plain`: the sink once more, if it takes plain heads. Raises
+        ValueError for a head that cannot be sent.
         """
-        request = UpstreamRequest(self, head, sink, head_timeout)
+        request = UpstreamRequest(self, head, sink, head_timeout, plain)
         self.start(request)
         return request
 

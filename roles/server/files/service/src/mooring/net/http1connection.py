@@ -28,6 +28,7 @@ from mooring.wire.headers import (
     serialize_request,
 )
 from mooring.wire.http1_response import LAST_CHUNK, Body, Response, ResponseReader, encode_chunk
+from mooring.wire.plainhead import PlainHead
 
 if TYPE_CHECKING:
     from mooring.net.http1client import Http1Pool
@@ -66,6 +67,13 @@ class UpstreamSink(Protocol):
         """`write` takes more again."""
 
 
+class PlainSink(UpstreamSink, Protocol):
+    """A sink that passes on heads as they came, when they can be."""
+
+    def on_plain_head(self, head: PlainHead, fin: bool) -> None:
+        """In place of `on_head`."""
+
+
 class UpstreamRequest:
     """A request under way. Made by `Http1Pool.request`."""
 
@@ -82,6 +90,7 @@ class UpstreamRequest:
         "_peer_ended",
         "_pending",
         "_pending_size",
+        "_plain",
         "_pool",
         "_raw",
         "_reader",
@@ -91,8 +100,16 @@ class UpstreamRequest:
         "sink",
     )
 
-    def __init__(self, pool: Http1Pool, head: RequestHead, sink: UpstreamSink, head_timeout: float | None) -> None:
+    def __init__(
+        self,
+        pool: Http1Pool,
+        head: RequestHead,
+        sink: UpstreamSink,
+        head_timeout: float | None,
+        plain: PlainSink | None = None,
+    ) -> None:
         self.sink = sink
+        self._plain = plain
         self.repeatable = False
         self._pool = pool
         self._head = serialize_request(head)
@@ -103,7 +120,7 @@ class UpstreamRequest:
         self._closed = False
         self._upgrade, self._out, self._left = _framing(head)
         self.repeatable = head.method in _REPEATABLE and self._out == "ended"
-        self._reader = ResponseReader(head.method, upgrade=self._upgrade)
+        self._reader = ResponseReader(head.method, upgrade=self._upgrade, plain=plain is not None)
         self._raw = False
         self._peer_ended = False
         self._pending: list[bytes] = []
@@ -213,9 +230,9 @@ class UpstreamRequest:
                 return
             if isinstance(event, Body):
                 self._deliver(event.data)
-            elif isinstance(event, Response):
+            elif isinstance(event, (Response, PlainHead)):
                 self._stop_timer()
-                if event.body == "raw":
+                if isinstance(event, Response) and event.body == "raw":
                     self._switch(event.head)
                     return
                 if self._out == "upgrade":  # the upgrade was declined: an ordinary response follows
@@ -224,7 +241,11 @@ class UpstreamRequest:
                 fin = complete and index == len(events) - 2
                 if fin:
                     self._release()
-                self.sink.on_head(event.head, fin)
+                if isinstance(event, Response):
+                    self.sink.on_head(event.head, fin)
+                else:
+                    assert self._plain is not None
+                    self._plain.on_plain_head(event, fin)
                 if fin:
                     return
             else:

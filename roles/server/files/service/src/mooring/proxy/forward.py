@@ -40,6 +40,7 @@ from mooring.wire.headers import (
     parse_response_head,
 )
 from mooring.wire.http1_writer import FramingError
+from mooring.wire.plainhead import PlainHead, read_plain
 
 if TYPE_CHECKING:
     from mooring.proxy.chain import Chain
@@ -228,11 +229,13 @@ class Forward(Relay):
             return
         self._chain.registry.answered(self)
         self._payload = b""
-        try:
-            parsed = parse_response_head(head)
-        except BadMessage as error:
-            self.break_off(error.reason)
-            return
+        parsed: ResponseHead | PlainHead | None = read_plain(head)
+        if parsed is None:
+            try:
+                parsed = parse_response_head(head)
+            except BadMessage as error:
+                self.break_off(error.reason)
+                return
         metrics.PROXY_SECONDS.observe(self._chain.clock.monotonic() - self.ask.started_monotonic)
         self.answered(parsed, fin)
         if not self.over and self.code and (self.raw or (self.ask.long and self.code == 200)):

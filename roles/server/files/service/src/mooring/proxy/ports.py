@@ -14,6 +14,7 @@ from mooring.tunnel.hub import Lost
 from mooring.tunnel.stream import APISERVER, StreamOpener
 from mooring.wire.frames import Code
 from mooring.wire.headers import ResponseHead
+from mooring.wire.plainhead import PlainHead
 
 
 class Client(Protocol):
@@ -24,7 +25,7 @@ class Client(Protocol):
     request_id: str
     """Ours; the client's own is not trusted. Sent with every response."""
 
-    def respond(self, head: ResponseHead, fin: bool) -> None:
+    def respond(self, head: ResponseHead | PlainHead, fin: bool) -> None:
         """Send the head, which must not hold hop-by-hop headers; `fin`: no body follows (call `finish` all the same).
 
         Raises FramingError when its Content-Length cannot be kept.

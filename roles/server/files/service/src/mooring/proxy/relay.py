@@ -20,6 +20,7 @@ from mooring.proxy.ports import Client, Upstream
 from mooring.wire.frames import Code
 from mooring.wire.headers import ResponseHead
 from mooring.wire.http1_writer import FramingError
+from mooring.wire.plainhead import PlainHead
 
 
 class Relay(ABC):
@@ -93,20 +94,21 @@ class Relay(ABC):
 
     # -- from upstream ---------------------------------------------------------------------------------------------
 
-    def answered(self, head: ResponseHead, fin: bool) -> None:
-        """The head of the response (a subclass calls this from its `on_head`)."""
+    def answered(self, head: ResponseHead | PlainHead, fin: bool) -> None:
+        """The head of the response (a subclass calls this from its `on_head`). A plain one holds nothing to filter."""
         if self.over:
             return
         if self.code:
             self.break_off("a second head")
             return
         try:
-            head = self.accept(head)
-            if head.status == 101:
-                self.raw = True
-                self.code = 101
-                self.client.switch(head)
-            else:
+            if not isinstance(head, PlainHead):
+                head = self.accept(head)
+                if head.status == 101:
+                    self.raw = True
+                    self.code = 101
+                    self.client.switch(head)
+            if not self.raw:
                 self.client.respond(head, fin)
                 self.code = head.status
         except (FramingError, ValueError) as error:

@@ -78,6 +78,9 @@ class VisibleTo:
 class Clusters(Protocol):
     async def get(self, ref: str) -> Cluster | None: ...
 
+    async def get_many(self, cluster_ids: Iterable[str]) -> list[Cluster]:
+        """Those that are there, in no order; a few statements for any number."""
+
     async def by_uid(self, cluster_uid: str) -> Cluster | None: ...
 
     async def page(
@@ -108,8 +111,9 @@ class Clusters(Protocol):
     ) -> Cluster:
         """Pin the agent's key and the uid. Raises Taken if another cluster has this uid."""
 
-    async def set_status(self, cluster_id: str, status: ClusterStatus) -> None:
-        """Nothing happens if the cluster is gone."""
+    async def set_statuses(self, statuses: Mapping[str, ClusterStatus]) -> None:
+        """By the ids of clusters, all in one statement: hundreds change when a server starts. One that is gone is
+        passed over."""
 
     async def seen(self, cluster_ids: Iterable[str], now: float) -> None: ...
 

@@ -45,8 +45,14 @@ NOTSENT_LOWAT = 16 * 1024  # unsent bytes in the kernel above which it takes no 
 HIGH_WATER = 16 * 1024  # ... and in the transport, above which it says pause; the pace stops before that
 CLOSE_TIMEOUT = 3.0  # seconds for what was written to leave after `close`
 HANDSHAKE_TIMEOUT = 10.0
+READ_BUFFER = 2 * 1024  # bytes for what comes, of an idle connection; picows doubles it while reads fill it
 USER_TIMEOUT_MS = 15_000  # TCP gives up when sent bytes stay unacknowledged for so long
+SIOCOUTQ = 0x5411  # linux/sockios.h: bytes in the send queue that were not acknowledged yet
 SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes in the send queue that were not sent yet
+_HANDSHAKE_HEADERS = frozenset(
+    (b"host", b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key", b"sec-websocket-protocol")
+)
+_INT = struct.Struct("i")
 MAX_REASON = 100  # bytes of text in a WebSocket CLOSE (RFC 6455 allows 123)
 
 # picows logs each connection at INFO and heads at a debug level; sessions are logged where they are known by name.
@@ -118,7 +124,6 @@ class _Connection(WSListener):
         self._closing = False
         self._pace = Pace()
         self._loop = asyncio.get_running_loop()
-        self._unsent: Callable[[], int] = int
         self._looker: asyncio.TimerHandle | None = None
         self._closer: asyncio.TimerHandle | None = None
 
@@ -137,6 +142,27 @@ class _Connection(WSListener):
         size = buffer.flush()
         if size >= self._pace.notice:  # bulk: do not let it run ahead of the link
             self._look_again(self._pace.wrote(self._unsent(), self.session.time()))
+
+    def delivered(self) -> bool:
+        return self._queue(SIOCOUTQ, 1) == 0
+
+    def _unsent(self) -> int:
+        """How many bytes wait in the transport and in the kernel."""
+        return self._queue(SIOCOUTQNSD, 0)
+
+    def _queue(self, question: int, unknown: int) -> int:
+        """How many bytes wait in the transport and, by `question`, in the kernel. `unknown`: what to add when the
+        kernel does not say."""
+        if self._buffer is None:
+            return unknown
+        transport = self._buffer.transport
+        size = transport.get_write_buffer_size()
+        try:
+            number = transport.get_extra_info("socket").fileno()
+            kernel: int = _INT.unpack(fcntl.ioctl(number, question, bytes(_INT.size)))[0]
+        except (OSError, ValueError):  # not TCP, or closed meanwhile
+            return size + unknown
+        return size + kernel
 
     def _look_again(self, delay: float | None) -> None:
         self._looker = None if delay is None else self._loop.call_later(delay, self._look)
@@ -168,8 +194,10 @@ class _Connection(WSListener):
         assert isinstance(buffer, _Buffer)
         self._buffer = buffer
         buffer.transport.set_write_buffer_limits(high=HIGH_WATER, low=0)
-        self._unsent = _unsent_of(buffer.transport)
         buffer.flush()  # the handshake
+        for kept in (transport.request, transport.response):  # by picows, for as long as the connection lives
+            if kept is not None:
+                kept.headers.clear()
         self.session.attach(self)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
@@ -249,7 +277,7 @@ def _picows_protocol(
         False,  # enable_auto_pong: it would answer without a bound
         MAX_FRAME,
         headers,
-        16 * 1024,  # initial read buffer
+        READ_BUFFER,
     )
 
 
@@ -257,26 +285,12 @@ def _tune(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
+    # The session asks for signs of life itself, and more rarely than the kernel would.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
     for option, value in (("TCP_NOTSENT_LOWAT", NOTSENT_LOWAT), ("TCP_USER_TIMEOUT", USER_TIMEOUT_MS)):
         number = getattr(socket, option, None)
         if number is not None:
             sock.setsockopt(socket.IPPROTO_TCP, number, value)
-
-
-def _unsent_of(transport: asyncio.Transport) -> Callable[[], int]:
-    """A function that tells how many bytes lie unsent in the transport and in the kernel."""
-    sock = transport.get_extra_info("socket")
-    number = struct.Struct("i")
-
-    def unsent() -> int:
-        size = transport.get_write_buffer_size()
-        try:
-            kernel: int = number.unpack(fcntl.ioctl(sock.fileno(), SIOCOUTQNSD, bytes(number.size)))[0]
-        except (OSError, ValueError):  # not TCP, or closed meanwhile
-            return size
-        return size + kernel
-
-    return unsent
 
 
 class ServerCarrier:
@@ -305,11 +319,20 @@ class ServerCarrier:
         transport.set_protocol(protocol)
         protocol.connection_made(_Buffer(transport))
         transport.resume_reading()
-        _feed(protocol, raw)
+        _feed(protocol, _upgrade_part(raw))
         if not connection.connected:
             session.link_lost("the upgrade request was refused")
             transport.close()
         return connection.connected
+
+
+def _upgrade_part(raw: bytes) -> bytes:
+    """The request without the headers that the handshake does not need: picows keeps it while the connection lives,
+    and the agent's JWT is nobody's to keep."""
+    head, end, rest = raw.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    kept = [line for line in lines if line.partition(b":")[0].strip().lower() in _HANDSHAKE_HEADERS]
+    return b"\r\n".join([first, *kept]) + end + rest
 
 
 def _feed(protocol: _Picows, data: bytes) -> None:

@@ -65,6 +65,8 @@ class Hub:
         self._waiting: dict[str, list[_Waiter]] = {}
         self.expected: Callable[[str], bool] = lambda cluster_id: False
         """Whether a session of the cluster is to be expected soon: its agent is connected to another process."""
+        # One set for all sessions: a closure for each would be a kilobyte.
+        self._callbacks = (self._ready, self._message, self._going_away, self._count_bytes, self._closed)
         metrics.TUNNEL_SESSIONS.set_function(self._count_sessions)
         metrics.TUNNEL_STREAMS.set_function(self.streams)
 
@@ -86,21 +88,23 @@ class Hub:
                 session.close(Code.BUSY, f"the cluster has {self._max_sessions} sessions already")
             return
         sessions.append(session)
-        session.on_ready = lambda session: self._ready(cluster_id, session)
-        session.on_message = lambda session, message: self._message(cluster_id, message)
-        session.on_going_away = lambda session: self._update(cluster_id, "the agent is shutting down")
-        session.on_tick = self._count_bytes
-        session.on_close = lambda session, code, reason: self._closed(cluster_id, session, code, reason)
+        session.owner = cluster_id
+        session.on_ready, session.on_message, session.on_going_away, session.on_tick, session.on_close = self._callbacks
         if session.closed:
-            self._closed(cluster_id, session, session.close_code or Code.NO_ERROR, session.close_reason)
+            self._closed(session, session.close_code or Code.NO_ERROR, session.close_reason)
         elif session.peer is not None:
-            self._ready(cluster_id, session)
+            self._ready(session)
 
     def remove(self, cluster_id: str, reason: str) -> None:
         """End every session of a cluster that was deleted, or whose agent got another key, and forget the cluster."""
         for session in list(self._sessions.get(cluster_id, ())):
             session.close(Code.CREDENTIAL, reason)
         self._lost.pop(cluster_id, None)
+
+    def doubt(self, cluster_id: str) -> None:
+        """A session with the cluster's agent was lost, here or in another process: are the others alive?"""
+        for session in list(self._sessions.get(cluster_id, ())):
+            session.doubt()
 
     def broadcast(self, message: dict[str, Any]) -> None:
         """Send a control message to every agent."""
@@ -187,8 +191,9 @@ class Hub:
 
     # -- callbacks of sessions ----------------------------------------------------------------------------------------
 
-    def _ready(self, cluster_id: str, session: Session) -> None:
+    def _ready(self, session: Session) -> None:
         assert session.peer is not None
+        cluster_id = session.owner
         instance = session.peer.instance
         self._log.info("agent connected", cluster=cluster_id, instance=instance, version=session.peer.version)
         self._update(cluster_id, "")
@@ -206,7 +211,11 @@ class Hub:
                 newest[session.peer.instance] = session
         return newest
 
-    def _closed(self, cluster_id: str, session: Session, code: Code, reason: str) -> None:
+    def _going_away(self, session: Session) -> None:
+        self._update(session.owner, "the agent is shutting down")
+
+    def _closed(self, session: Session, code: Code, reason: str) -> None:
+        cluster_id = session.owner
         sessions = self._sessions.get(cluster_id)
         if sessions is None or session not in sessions:
             return
@@ -217,6 +226,7 @@ class Hub:
         self._counted.pop(session, None)
         metrics.TUNNEL_ENDED.labels(code.name).inc()
         self._log.info("agent session ended", cluster=cluster_id, code=code.name, reason=reason)
+        self.doubt(cluster_id)
         self._update(cluster_id, reason or code.name)
 
     def _end_waiting(self, cluster_id: str) -> None:
@@ -240,9 +250,9 @@ class Hub:
         for callback in self.on_change:
             self._call(callback, cluster_id, now, reason)
 
-    def _message(self, cluster_id: str, message: dict[str, Any]) -> None:
+    def _message(self, session: Session, message: dict[str, Any]) -> None:
         for callback in self.on_message:
-            self._call(callback, cluster_id, message)
+            self._call(callback, session.owner, message)
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
         try:

@@ -22,6 +22,9 @@ from mooring.wire.frames import Code, LocalError, RemoteError
 from mooring.wire.hello import Hello
 from mooring.wire.mux import Busy, Mux, Side
 
+_log = logging.get("mooring.tunnel")
+
+PULSE = "pulse"  # kind of the message in which an agent says how often it wants a sign of life
 MAX_PER_TURN = 1024 * 1024  # bytes written before other users of the event loop get their turn
 
 
@@ -49,6 +52,9 @@ class Link(Protocol):
 
     def write(self, frames: list[bytes]) -> None:
         """Send whole frames, in one go."""
+
+    def delivered(self) -> bool:
+        """Whether the peer's machine has acknowledged all that was written. False: no, or it is not known."""
 
     def close(self, code: Code, reason: str) -> None:
         """Close when what was written has left, within a deadline of the link's. The session is told by `link_lost`."""
@@ -154,6 +160,7 @@ class Session:
         self.name = name
         self.mux = Mux(side, hello, limits or Limits(), clock())
         self.on_open = on_open
+        self.owner = ""  # a word of whoever holds the session
         self.on_ready: Callable[[Session], None] | None = None  # HELLO came
         self.on_message: Callable[[Session, dict[str, Any]], None] | None = None
         self.on_going_away: Callable[[Session], None] | None = None  # no new streams any more
@@ -162,7 +169,6 @@ class Session:
         self.close_code: Code | None = None  # why it ended; None while it lives
         self.close_reason = ""
         self._loop = loop
-        self._log = logging.get("mooring.tunnel")
         self._link: Link | None = None
         self._batch = False  # in the middle of a batch of frames: what they cause is sent at its end
         self._flush_due = False
@@ -172,17 +178,6 @@ class Session:
         self._ready: asyncio.Future[Hello] = loop.create_future()
         self._closed: asyncio.Future[None] = loop.create_future()
         self._idle: asyncio.Future[None] | None = None
-        self._handlers: dict[type, Callable[[Any], None]] = {
-            events.DataReceived: self._on_data,
-            events.HeadReceived: self._on_head,
-            events.StreamOpened: self._on_open,
-            events.StreamRefused: self._on_refused,
-            events.StreamReset: self._on_reset,
-            events.MessageReceived: self._on_message,
-            events.GoAwayReceived: self._on_goaway,
-            events.HelloReceived: self._on_hello,
-            events.PongReceived: self._on_pong,
-        }
 
     # -- for the users ----------------------------------------------------------------------------------------------
 
@@ -216,6 +211,8 @@ class Session:
             self._retire()
         if not self.usable:
             raise SessionClosed("the tunnel session takes no new streams")
+        if self.mux.resting:
+            self._stir()
         stream = TunnelStream(self, 0, sink, fin)
         try:
             stream.id = self.mux.open(payload, fin, stream)
@@ -228,6 +225,18 @@ class Session:
         """Send a control message, a JSON object with a `kind`, at most 128 KiB. Does nothing once closed."""
         if self.close_code is None:
             self.mux.message(message)
+            self.wake()
+
+    def pulse(self, interval: float) -> None:
+        """Agent only: while the session is at rest, the server is to give a sign of life every `interval` seconds."""
+        self.message({"kind": PULSE, "seconds": interval})
+        self._rest(interval)
+
+    def doubt(self) -> None:
+        """The peer may be dead: another session with it is. At rest, it has some seconds to show that it is not."""
+        if self.close_code is None:
+            self.mux.doubt(self.time())
+            self._arm()
             self.wake()
 
     def stats(self) -> Stats:
@@ -293,7 +302,7 @@ class Session:
         try:
             event = self.mux.receive_frame(data, self.time())
             if event is not None:
-                self._handlers[type(event)](event)
+                _HANDLERS[type(event)](self, event)
         except RemoteError as exc:
             self._batch = False
             self.close(exc.code, exc.message)
@@ -367,13 +376,15 @@ class Session:
             self.on_ready(self)
 
     def _on_open(self, event: events.StreamOpened) -> None:
+        if self.mux.resting:
+            self._stir()
         stream = TunnelStream(self, event.id, None)
         self.mux.tag(event.id, stream)
         if self.on_open is not None:
             try:
                 stream.sink = self.on_open(stream, event.payload, event.fin)
             except Exception as exc:
-                self._log.error("a new stream could not be handled", session=self.name, error=repr(exc), exc_info=exc)
+                _log.error("a new stream could not be handled", session=self.name, error=repr(exc), exc_info=exc)
         if stream.sink is None and not stream.closed:
             try:
                 stream.refuse(Code.INTERNAL, "the stream was not handled")
@@ -398,6 +409,11 @@ class Session:
         self._tell_over(event.tag, True, event.code, event.message)
 
     def _on_message(self, event: events.MessageReceived) -> None:
+        seconds = event.message.get("seconds")
+        if event.message["kind"] == PULSE and self.mux.side == "server":
+            if isinstance(seconds, (int, float)):
+                self._rest(min(max(seconds, 0.0), 3600.0))
+            return
         if self.on_message is not None:
             self.on_message(self, event.message)
 
@@ -405,7 +421,7 @@ class Session:
         for stream in event.refused:
             self._tell_over(stream, False, Code.SHUTDOWN, event.message or "the agent is going away")
         if event.code is not Code.NO_ERROR:
-            self._log.info("the peer ends the session", session=self.name, code=event.code.name, reason=event.message)
+            _log.info("the peer ends the session", session=self.name, code=event.code.name, reason=event.message)
         if self.on_going_away is not None:
             self.on_going_away(self)
 
@@ -416,9 +432,7 @@ class Session:
         try:
             callback(*args)
         except Exception as exc:
-            self._log.error(
-                "a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc
-            )
+            _log.error("a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc)
             self.give_up(stream, "internal error")
 
     def _tell_over(self, stream: TunnelStream, was_sent: bool, code: Code, message: str) -> None:
@@ -428,9 +442,7 @@ class Session:
         try:
             (sink.on_reset if was_sent else sink.on_refused)(code, message)
         except Exception as exc:
-            self._log.error(
-                "a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc
-            )
+            _log.error("a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc)
 
     def give_up(self, stream: TunnelStream, message: str) -> None:
         """A stream failed on our side: tell the peer now, and its own sink soon."""
@@ -445,9 +457,19 @@ class Session:
             self._timer.cancel()
         self._timer = self._loop.call_later(max(self.mux.next_deadline() - self.time(), 0), self._tick)
 
+    def _stir(self) -> None:
+        self.mux.stir(self.time())
+        self._arm()
+
+    def _rest(self, interval: float) -> None:
+        self.mux.rest(interval, self.time())
+        if self.close_code is None:
+            self._arm()
+
     def _tick(self) -> None:
+        link = self._link
         try:
-            self.mux.tick(self.time())
+            self.mux.tick(self.time(), link is not None and self.mux.resting and link.delivered())
         except RemoteError as exc:
             self.close(exc.code, exc.message)
             return
@@ -476,3 +498,17 @@ class Session:
             self._closed.set_result(None)
         if self.on_close is not None:
             self.on_close(self, code, reason)
+
+
+# One table for all sessions: bound methods would be a kilobyte in each.
+_HANDLERS: dict[type, Callable[[Session, Any], None]] = {
+    events.DataReceived: Session._on_data,
+    events.HeadReceived: Session._on_head,
+    events.StreamOpened: Session._on_open,
+    events.StreamRefused: Session._on_refused,
+    events.StreamReset: Session._on_reset,
+    events.MessageReceived: Session._on_message,
+    events.GoAwayReceived: Session._on_goaway,
+    events.HelloReceived: Session._on_hello,
+    events.PongReceived: Session._on_pong,
+}

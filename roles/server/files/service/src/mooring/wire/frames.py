@@ -45,6 +45,7 @@ GOAWAY = 9
 PING = 10
 PONG = 11
 MESSAGE = 12
+PULSE = 13
 CRITICAL = 0x80  # an unknown type with this bit set ends the session; one without it is ignored
 
 FIN = 1
@@ -128,12 +129,12 @@ def split(data: bytes | memoryview) -> tuple[int, int, int]:
     if size > MAX_FRAME:
         raise RemoteError(Code.PROTOCOL, "frame longer than 32 KiB")
     kind, flags, stream = HEADER.unpack_from(data)
-    if flags and flags & ~_FLAGS_ALLOWED.get(kind, 0) and (kind <= MESSAGE or kind & CRITICAL):
+    if flags and flags & ~_FLAGS_ALLOWED.get(kind, 0) and (kind <= PULSE or kind & CRITICAL):
         raise RemoteError(Code.PROTOCOL, f"flags {flags:#x} are not defined for frame type {kind}")
     if OPEN <= kind <= WINDOW:
         if not 0 < stream <= MAX_STREAM_ID:
             raise RemoteError(Code.PROTOCOL, f"frame type {kind} with stream id {stream}")
-    elif stream and 0 < kind <= MESSAGE:
+    elif stream and 0 < kind <= PULSE:
         raise RemoteError(Code.PROTOCOL, f"frame type {kind} with stream id {stream}, must be 0")
     return kind, flags, stream
 

@@ -27,6 +27,7 @@ from mooring.wire.headers import (
     parse_response_head,
     role,
 )
+from mooring.wire.plainhead import PlainHead, read_plain, without_keep_alive
 
 BodyKind: TypeAlias = Literal["none", "length", "chunked", "close", "raw"]
 """How the body ends: there is none, by Content-Length, by chunks, when the peer closes; `raw` after a 101."""
@@ -40,7 +41,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 """What ends a chunked body without trailers."""
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_LAST_BYTES = 6
+_LAST_BYTES = 5  # the empty line that ends a message, the line end before it, and what stands before that
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class End:
     """The response is complete."""
 
 
-Event: TypeAlias = Response | Body | End
+Event: TypeAlias = Response | PlainHead | Body | End
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -76,12 +77,14 @@ class ResponseReader:
     """Reads the response to one request of the method `method`.
 
     `upgrade` says whether the request asked for one: a 101 that nobody asked for is an error. After a 101 there is no
-    End; the bytes after the head are in `trailing()` and all later ones belong to the caller.
+    End; the bytes after the head are in `trailing()` and all later ones belong to the caller. `plain`: a head that can
+    be passed on as it came is given out as a `PlainHead` in place of a `Response`.
     """
 
-    def __init__(self, method: bytes, *, upgrade: bool = False) -> None:
+    def __init__(self, method: bytes, *, upgrade: bool = False, plain: bool = False) -> None:
         self._method = method
         self._upgrade = upgrade
+        self._plain = plain and method != b"HEAD"
         self._head = bytearray()
         self._state: Literal["head", "body", "raw", "done", "failed"] = "head"
         self._kind: BodyKind = "none"
@@ -174,6 +177,13 @@ class ResponseReader:
         return data[len(raw) - seen :]
 
     def _begin(self, raw: bytes, events: list[Event]) -> None:
+        if self._plain:
+            plain = read_plain(without_keep_alive(raw))
+            if plain is not None:
+                self._kind, self._left, self._persistent = "length", plain.length, True
+                events.append(plain)
+                self._head_done(events)
+                return
         try:
             head = parse_response_head(raw)
         except BadMessage as error:
@@ -197,6 +207,9 @@ class ResponseReader:
         events.append(Response(head, self._kind, self._left))
         if self._kind == "chunked":
             self._chunks = _ChunkedDecoder()
+        self._head_done(events)
+
+    def _head_done(self, events: list[Event]) -> None:
         if self._kind == "none" or (self._kind == "length" and self._left == 0):
             self._state = "done"
             events.append(End())
@@ -257,7 +270,8 @@ class ResponseReader:
 
 
 class _ChunkedDecoder:
-    """Decodes a chunked body with llhttp, which is given a head of ours first. Trailers are read and dropped."""
+    """Decodes a chunked body with llhttp, which is given a head of ours first. Trailers are read and dropped, but for
+    those that frame a message, which are refused (RFC 9110 section 6.5.1)."""
 
     # "close" makes llhttp report any byte after the end as an error instead of starting the next message.
     _HEAD = b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -269,11 +283,18 @@ class _ChunkedDecoder:
         self._last = b""
         self._pieces: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
+        self._trailing = False  # whether headers that llhttp sees are trailers
         self._parser.feed_data(self._HEAD)
+        self._trailing = True
 
     def on_body(self, data: bytes) -> None:
         """Called by the parser."""
         self._pieces.append(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser; what is raised here is a HttpParserError of its own."""
+        if self._trailing and role(name) in (LENGTH, CODING):
+            raise ValueError("a trailer that frames")
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
@@ -288,8 +309,8 @@ class _ChunkedDecoder:
             if not self.complete:
                 raise BadMessage(502, "bad response: malformed chunk") from None
             self.excess = True
-        if self.complete and (not self._last.endswith(b"\r\n\r\n") or self._last == b"\r\n\r\n\r\n"):
-            self.excess = True  # llhttp passes over line ends after a message in silence
+        if self.complete and (not self._last.endswith(b"\r\n\r\n") or self._last[0] in b"\r\n"):
+            self.excess = True  # llhttp passes over CR and LF after a message in silence, in any number and order
         pieces, self._pieces = self._pieces, []
         self._overhead = 0 if pieces else self._overhead + len(data)
         if self._overhead > MAX_CHUNK_OVERHEAD and not self.complete:

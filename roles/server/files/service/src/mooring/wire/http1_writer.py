@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Literal
 
 from mooring.wire.headers import LENGTH, Headers, ResponseHead, role, serialize_response
+from mooring.wire.plainhead import PlainHead
 
 BODILESS = frozenset((204, 304))
 """Statuses whose responses never have a body (RFC 9110 section 6.4.1)."""
@@ -25,6 +26,11 @@ class ResponseWriter:
     """Turns a head, data and an end into bytes. One writer writes one response."""
 
     __slots__ = ("_kind", "_left", "_method", "keep_alive")
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a response may have one: not to HEAD."""
+        return self._method != b"HEAD"
 
     def __init__(self, method: bytes, *, keep_alive: bool) -> None:
         self._method = method
@@ -58,6 +64,16 @@ class ResponseWriter:
         if not self.keep_alive:
             headers.append((b"Connection", b"close"))
         return serialize_response(ResponseHead(head.status, head.reason, headers))
+
+    def plain(self, head: PlainHead, lines: bytes, *, fin: bool = False) -> bytes:
+        """As `head`, for a head that can be passed on as it came; `lines`: header lines of ours, with their ends."""
+        if self._method == b"HEAD":
+            raise ValueError("a response to HEAD has a length, and no body")
+        self._kind = "length"
+        self._left = head.length
+        if fin and self._left:
+            raise FramingError("the response ended before its Content-Length")
+        return head.raw[:-2] + lines + (b"\r\n" if self.keep_alive else b"Connection: close\r\n\r\n")
 
     def data(self, data: bytes) -> bytes:
         """The bytes for a piece of the body. Raises FramingError for more than the head promised."""

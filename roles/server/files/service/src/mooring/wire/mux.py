@@ -58,20 +58,8 @@ class Mux:
         self._grants = Grants(hello.window, limits)
         self._pieces = frames.Pieces()
         self._was_reset: dict[int, int] = {}  # stream that we reset -> credit that its late frames may use
-        self._heartbeat = Heartbeat(limits, now, 0.5 if side == "agent" else 0.0)
+        self._heartbeat = Heartbeat(limits, now, side == "server")
         self._pong: bytes | None = None
-        self._receivers: dict[int, Callable[[int, int, bytes, float], Event | None]] = {
-            frames.OPEN: self._on_open,
-            frames.OPENED: self._on_opened,
-            frames.REFUSED: self._on_refused,
-            frames.END: self._on_end,
-            frames.RESET: self._on_reset,
-            frames.MESSAGE: self._on_message,
-            frames.GOAWAY: self._on_goaway,
-            frames.PING: self._on_ping,
-            frames.PONG: self._on_pong,
-            frames.HELLO: self._on_second_hello,
-        }
         self._out.control(frames.pack_hello(hello))
 
     # -- what is so -------------------------------------------------------------------------------------------------
@@ -241,9 +229,33 @@ class Mux:
         """When `tick` wants to be called next."""
         return self._heartbeat.deadline()
 
-    def tick(self, now: float) -> None:
-        """Queue a PING when it is due. Raises RemoteError(TIMEOUT) when the peer is silent for too long."""
-        if self._heartbeat.due(now):
+    def tick(self, now: float, delivered: bool = False) -> None:
+        """Queue a PING or a PULSE when it is due. Raises RemoteError(TIMEOUT) when the peer is silent for too long.
+
+        `delivered`: the carrier knows that all that was written has reached the peer's machine.
+        """
+        kind = self._heartbeat.due(now, bool(self._streams), delivered)
+        if kind == frames.PING:
+            self._send_ping(now)
+        elif kind == frames.PULSE:
+            self._out.control(frames.frame(frames.PULSE))
+
+    @property
+    def resting(self) -> bool:
+        """Whether the session is at rest: then `stir` must be called with the first stream."""
+        return self._heartbeat.resting
+
+    def stir(self, now: float) -> None:
+        """Streams begin on a session at rest. Its deadline is another one afterwards."""
+        self._heartbeat.stir(now)
+
+    def rest(self, interval: float, now: float) -> None:
+        """PULSEs of a session at rest come every `interval` seconds from now on. Its deadline is another one then."""
+        self._heartbeat.rest(interval, now)
+
+    def doubt(self, now: float) -> None:
+        """There is reason to think that the peer is dead. Its deadline is another one afterwards."""
+        if self._heartbeat.doubt(now):
             self._send_ping(now)
 
     def _send_ping(self, now: float) -> None:
@@ -265,9 +277,9 @@ class Mux:
         if kind == frames.WINDOW:
             self._on_window(stream_id, payload)
             return None
-        receiver = self._receivers.get(kind)
+        receiver = _RECEIVERS.get(kind)
         if receiver is not None:
-            return receiver(flags, stream_id, payload, now)
+            return receiver(self, flags, stream_id, payload, now)
         if kind & frames.CRITICAL or kind == 0:
             raise RemoteError(Code.PROTOCOL, f"unknown frame type {kind}")
         return None
@@ -387,6 +399,11 @@ class Mux:
             raise RemoteError(Code.PROTOCOL, "PING is not 8 bytes long")
         self._pong = payload  # at most one answer waits: a flood of PINGs cannot fill our memory
 
+    def _on_pulse(self, flags: int, stream_id: int, payload: bytes, now: float) -> None:
+        """A sign of life, which needs no answer."""
+        if payload:
+            raise RemoteError(Code.PROTOCOL, "PULSE with a payload")
+
     def _on_pong(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
         if len(payload) != frames.PING_SIZE:
             raise RemoteError(Code.PROTOCOL, "PONG is not 8 bytes long")
@@ -453,3 +470,19 @@ class Mux:
         memory[stream_id] = left
         if len(memory) > self.limits.reset_memory:
             del memory[next(iter(memory))]
+
+
+# One table for all sessions: bound methods would be a kilobyte in each.
+_RECEIVERS: dict[int, Callable[[Mux, int, int, bytes, float], Event | None]] = {
+    frames.OPEN: Mux._on_open,
+    frames.OPENED: Mux._on_opened,
+    frames.REFUSED: Mux._on_refused,
+    frames.END: Mux._on_end,
+    frames.RESET: Mux._on_reset,
+    frames.MESSAGE: Mux._on_message,
+    frames.GOAWAY: Mux._on_goaway,
+    frames.PING: Mux._on_ping,
+    frames.PONG: Mux._on_pong,
+    frames.PULSE: Mux._on_pulse,
+    frames.HELLO: Mux._on_second_hello,
+}

@@ -32,9 +32,10 @@ class Outbox:
     )
 
     def __init__(self, send_buffer: int) -> None:
-        self._control: deque[bytes] = deque()
-        self._opens: deque[StreamState] = deque()
-        self._ring: deque[StreamState] = deque()
+        # Lists where all that is there mostly leaves at once: an empty deque is 700 bytes, and most sessions are idle.
+        self._control: list[bytes] = []
+        self._opens: list[StreamState] = []
+        self._ring: deque[StreamState] | None = None
         self._send_buffer = send_buffer
         self.control_bytes = 0
         self.open_bytes = 0
@@ -65,6 +66,8 @@ class Outbox:
         """The stream may have something to send, or credit to send it with."""
         if not stream.in_ring and stream.sendable():
             stream.in_ring = True
+            if self._ring is None:
+                self._ring = deque()
             self._ring.append(stream)
 
     def take(self, max_bytes: int) -> list[bytes]:
@@ -72,26 +75,33 @@ class Outbox:
         out: list[bytes] = []
         size = 0
         control = self._control
-        while control:
-            frame = control.popleft()
-            out.append(frame)
-            size += len(frame)
-            if size >= max_bytes:
-                self.control_bytes -= size
-                return out
-        self.control_bytes -= size
-        opens = self._opens
-        while opens:
-            stream = opens.popleft()
-            head = stream.head
-            if head:
-                stream.head = []
-                out += head
-                length = sum(map(len, head))
-                self.open_bytes -= length
-                size += length
+        if control:
+            for frame in control:
+                out.append(frame)
+                size += len(frame)
                 if size >= max_bytes:
-                    return out
+                    break
+            self.control_bytes -= size
+            del control[: len(out)]
+            if size >= max_bytes:
+                return out
+        opens = self._opens
+        if opens:
+            taken = 0
+            for stream in opens:
+                taken += 1
+                head = stream.head
+                if head:
+                    stream.head = []
+                    out += head
+                    length = sum(map(len, head))
+                    self.open_bytes -= length
+                    size += length
+                    if size >= max_bytes:
+                        break
+            del opens[:taken]
+            if size >= max_bytes:
+                return out
         ring = self._ring
         while ring:
             stream = ring.popleft()

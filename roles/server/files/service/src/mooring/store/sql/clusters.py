@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, delete, func, or_, select, update
 
 from mooring.lib.profiles import Profile
 from mooring.store.ports import Paging, Taken, VisibleTo
@@ -33,6 +33,12 @@ class SqlClusters(Repository):
     async def get(self, ref: str) -> Cluster | None:
         row = await self.one(select(ClusterRow).where(matches(ClusterRow.id, ClusterRow.name, ref)))
         return None if row is None else (await self.records([row]))[0]
+
+    async def get_many(self, cluster_ids: Iterable[str]) -> list[Cluster]:
+        rows: list[ClusterRow] = []
+        for some in chunks(cluster_ids):
+            rows += await self.all(select(ClusterRow).where(ClusterRow.id.in_(some)))
+        return await self.records(rows)
 
     async def by_uid(self, cluster_uid: str) -> Cluster | None:
         row = await self.one(select(ClusterRow).where(ClusterRow.cluster_uid == cluster_uid))
@@ -137,24 +143,22 @@ class SqlClusters(Repository):
         self.touched.clusters.add(cluster_id)
         return await self._again(cluster_id)
 
-    async def set_status(self, cluster_id: str, status: ClusterStatus) -> None:
-        await self.session.execute(
-            update(ClusterRow)
-            .where(ClusterRow.id == cluster_id)
-            .values(
-                state=status.state,
-                state_reason=status.state_reason,
-                conditions=encode(status.conditions),
-                last_seen_at=status.last_seen_at,
-                connected_at=status.connected_at,
-                kubernetes_version=status.kubernetes_version,
-                node_count=status.node_count,
-                nodes_ready=status.nodes_ready,
-                api_server_healthy=status.api_server_healthy,
-                agent_version=status.agent_version,
-            )
-        )
-        self.touched.clusters.add(cluster_id)
+    async def set_statuses(self, statuses: Mapping[str, ClusterStatus]) -> None:
+        if not statuses:
+            return
+        names = [name for name in ClusterStatus.__slots__ if name != "conditions"]
+        rows = [
+            {
+                "status_of": cluster_id,
+                "conditions": encode(status.conditions),
+                **{name: getattr(status, name) for name in names},
+            }
+            for cluster_id, status in statuses.items()
+        ]
+        table = ClusterRow.__table__
+        one = update(cast(Table, table)).where(table.c.id == bindparam("status_of"))
+        await self.session.execute(one.values({name: bindparam(name) for name in ("conditions", *names)}), rows)
+        self.touched.clusters.update(statuses)
 
     async def seen(self, cluster_ids: Iterable[str], now: float) -> None:
         for some in chunks(cluster_ids):
