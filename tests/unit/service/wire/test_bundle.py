@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -147,9 +148,15 @@ def test_what_is_signed_is_checked_all_the_same(bad: dict[str, Any], reason: str
 
 
 def test_no_more_is_unpacked_than_was_signed() -> None:
-    bomb = zlib.compress(b" " * 50_000_000, 9)
-    with pytest.raises(BadBundle, match="the size that was signed"):
-        opened(forged(packed=bomb))
+    bomb = forged(packed=zlib.compress(b" " * 50_000_000, 9))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadBundle, match="the size that was signed"):
+            opened(bomb)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 5_000_000
 
 
 def test_a_policy_over_the_bound_is_not_sent() -> None:
