@@ -7,7 +7,7 @@ find the log of a step that failed, and read at the end one line per part and th
 Parts stand in lanes, and lanes run side by side: each part of one lane after the other. On a cold machine compilers and
 debootstrap work while the checks do; on a warm one the checks fill, at low priority, what the tests on real clusters
 and machines leave of the processors while they wait. Those have deadlines, so there is one lane of each and no more.
-The faults mostly wait, and do so beside them.
+The faults mostly wait, and do so beside them; the tests of policies, which need clusters too, follow them there.
 
 This file must not know how a check works: each part is a command that a developer can run by hand, and is printed.
 """
@@ -49,7 +49,7 @@ LANES = {
     "programs": Lane(),
     "images": Lane(),
     "clusters": Lane(after=("programs", "images")),
-    "faults": Lane(after=("programs",)),
+    "faults": Lane(after=("programs", "images")),
     "machines": Lane(nice=5, after=("programs", "images")),
     "checks": Lane(nice=10),
 }
@@ -101,9 +101,15 @@ def parts() -> list[Part]:
         Part("galaxy-build", [*checks, "build"], {"lint"}),
         Part("galaxy-importer", [*checks, "importer"], {"lint"}),
         Part("sanity", [*checks, "sanity"], {"lint"}, 1800),
-        pytest("e2e", "--timeout=600", "tests/e2e", group="e2e", deadline=2700, lane="clusters"),
+        pytest(
+            *("e2e", "--timeout=600", "tests/e2e", "--ignore=tests/e2e/policies"),
+            group="e2e",
+            deadline=2700,
+            lane="clusters",
+        ),
         pytest("security", "--timeout=300", "tests/security", group="security", deadline=900, lane="clusters"),
         pytest("faults", "tests/faults", group="faults", deadline=2700, lane="faults"),
+        pytest("policies", "--timeout=600", "tests/e2e/policies", group="e2e", deadline=1800, lane="faults"),
         Part("molecule", [*checks, "molecule"], {"molecule"}, 1800, lane="machines"),
     ]
 
