@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "logs"
 PY = sys.executable
 HEARTBEAT = 20.0  # seconds between two signs of life of a long part
+LOOK = 0.2  # seconds between two looks whether a part has ended
 print_lock = threading.Lock()
 started = time.monotonic()
 
@@ -67,6 +68,7 @@ class Part:
     lane: str = "checks"
     result: str = "not run"
     seconds: float = 0.0
+    cpu: float = 0.0  # seconds of processor time
     passed: int = 0
     failed: int = 0
     skipped: int = 0
@@ -124,6 +126,16 @@ def last_line(log: Path) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", lines[-1])[-110:] if lines else ""
 
 
+def ended(process: subprocess.Popen[bytes], part: Part) -> int | None:
+    """The exit code once the process has ended, and the processor time of it and of all that it waited for."""
+    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+    if not pid:
+        return None
+    process.returncode = os.waitstatus_to_exitcode(status)
+    part.cpu = usage.ru_utime + usage.ru_stime
+    return process.returncode
+
+
 def run(part: Part) -> None:
     say(f"{part.name}: {' '.join(part.command).replace(PY, 'python')}")
     begin = time.monotonic()
@@ -136,27 +148,27 @@ def run(part: Part) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        while True:
-            try:
-                code = process.wait(HEARTBEAT)
-                break
-            except subprocess.TimeoutExpired:
-                part.seconds = time.monotonic() - begin
-                if part.seconds > part.deadline:
-                    os.killpg(process.pid, 15)
-                    try:
-                        process.wait(20)
-                    except subprocess.TimeoutExpired:
+        beat = begin + HEARTBEAT
+        while (code := ended(process, part)) is None:
+            part.seconds = time.monotonic() - begin
+            if part.seconds > part.deadline:
+                os.killpg(process.pid, 15)
+                until = time.monotonic() + 20
+                while ended(process, part) is None:
+                    if time.monotonic() > until:
                         os.killpg(process.pid, 9)
-                        process.wait()
-                    code = -1
-                    break
+                    time.sleep(LOOK)
+                code = -1
+                break
+            if time.monotonic() > beat:
                 say(f"{part.name}: {part.seconds:.0f} s, {last_line(part.log)}")
+                beat += HEARTBEAT
+            time.sleep(LOOK)
     part.seconds = time.monotonic() - begin
     part.result = "ok" if code == 0 else f"no answer in {part.deadline:.0f} s" if code == -1 else f"failed ({code})"
     if part.junit:
         count(part)
-    say(f"{part.name}: {part.result} in {part.seconds:.0f} s")
+    say(f"{part.name}: {part.result} in {part.seconds:.0f} s, {part.cpu:.0f} s of a processor")
     if not part.ok:
         tail = part.log.read_text(errors="replace").splitlines()[-120:]
         with print_lock:
