@@ -53,6 +53,9 @@ class Road:
     def applied(self) -> bool:
         return bool(self.policy()["state"] == "applied")
 
+    def revision(self, which: str) -> int:
+        return int(self.policy()[f"{which}_revision"])
+
     def names(self, kind: str, role: str = "") -> list[str]:
         """The policy's objects of a kind in the cluster, of a role if it is named."""
         listed = self.direct("get", kind, "-A", "-l", "mooring.fleet/policy=true", "--no-headers", "-o", "name")
@@ -104,9 +107,9 @@ def test_a_binding_made_over_rest_is_enforced_and_one_that_is_deleted_too(
         taken.append(road.within("Bob may not any more", lambda: road.code(pods) == 403))
     record_property("change_to_enforced_s", json.dumps([round(seconds, 3) for seconds in taken]))
     print("change to enforced, s:", [round(seconds, 3) for seconds in taken])
-    until("the agent said so", road.applied)
+    until("the agent said so", lambda: road.applied() and road.revision("applied") == road.revision("desired"))
     status = road.policy()
-    assert status["applied_revision"] == status["desired_revision"] > 0
+    assert status["applied_revision"] > 0
     assert (status["profile"], status["errors"], status["lag_seconds"]) == ("admin", [], 0)
     assert road.server.api("GET", f"/clusters/{CLUSTER}")["policy"]["state"] == "applied"
 

@@ -78,7 +78,7 @@ class Site:
 
     def settled(self) -> bool:
         status = self.server.api("GET", f"/clusters/{self.name}/policy")
-        return bool(status["applied_digest"] == status["desired_digest"] and not status["errors"])
+        return bool(status["state"] == "applied")
 
 
 @pytest.fixture(scope="module")

@@ -104,6 +104,11 @@ class Realm:
         await self.control.start()
         self.store._listeners[:] = [self.control.committed]
 
+    def state(self, cluster: Cluster) -> str:
+        standing = self.control.standing(cluster.id)
+        assert standing is not None
+        return standing.state
+
     async def bind(self, cluster: Cluster, name: str = "b", **more: Any) -> Binding:
         now = self.clock.now()
         subject = Subject(kind="user", id=self.bob.id, name="bob")
@@ -335,6 +340,19 @@ async def test_what_the_agent_says_is_written_and_stands(realm: Realm) -> None:
     assert (stored.profile, stored.healed, stored.errors) == ("admin", 2, ())
     other = await realm.stored(realm.test)
     assert (other.applied_digest, other.healed) == ("", 0), "an agent is believed about its own cluster only"
+
+
+async def test_a_change_that_is_not_rendered_yet_was_called_applied(realm: Realm) -> None:
+    """Who bound somebody and asked at once how the cluster stands was told of the policy before."""
+    told = await realm.told(realm.prod, 1)
+    realm.hub.report(realm.prod, applied=told["revision"], digest=told["digest"], profile="admin")
+    await until(lambda: realm.state(realm.prod) == "applied")
+    await realm.bind(realm.prod)
+    assert realm.state(realm.prod) == "pending", "nothing but the commit has happened"
+    told = await realm.told(realm.prod, 2)
+    assert realm.state(realm.prod) == "pending"
+    realm.hub.report(realm.prod, applied=told["revision"], digest=told["digest"], profile="admin")
+    await until(lambda: realm.state(realm.prod) == "applied")
 
 
 async def test_nonsense_of_an_agent_changes_nothing(realm: Realm) -> None:

@@ -65,6 +65,7 @@ class PolicyController:
         self._clusters = self._standings.known
         self._disabled: set[str] = set()
         self._due: dict[str, float] = {}  # cluster id -> the time of the commit
+        self._taken: dict[str, float] = {}  # the same of those that are being rendered, or put off
         self._rate = Rate(BURST, BURST_SECONDS)
         self._ended_to = clock.now()
         self._wake = asyncio.Event()
@@ -122,9 +123,11 @@ class PolicyController:
         return found
 
     def standing(self, cluster_id: str) -> Standing | None:
-        """How the cluster stands now; None: there is no such cluster."""
+        """How the cluster stands now; None: there is no such cluster. A commit counts from the moment it is answered,
+        also while its bundle is not rendered yet."""
         known = self._clusters.get(cluster_id)
-        return None if known is None else self._standings.stands(known)
+        waiting = self._taken.get(cluster_id, self._due.get(cluster_id))
+        return None if known is None else self._standings.stands(known, waiting)
 
     # --- heard of the store; must not wait --------------------------------------------------------------------------
 
@@ -181,6 +184,7 @@ class PolicyController:
     def _forget(self, cluster_id: str) -> None:
         self._standings.forget(cluster_id)
         self._due.pop(cluster_id, None)
+        self._taken.pop(cluster_id, None)
         self._book.set_labels(cluster_id, None)
         self._bundles.forget(cluster_id)
 
@@ -191,14 +195,13 @@ class PolicyController:
             await self._wake.wait()
             await asyncio.sleep(GATHER)
             self._wake.clear()
-            later: dict[str, float] = {}
             soonest = RETRY
             while self._due:
                 cluster_id = next(filter(self._hub.connected, self._due), None) or next(iter(self._due))
-                since = self._due.pop(cluster_id)
+                since = self._taken[cluster_id] = self._due.pop(cluster_id)
                 wait = self._rate.take(cluster_id, self._clock.monotonic())
                 if wait > 0:
-                    later[cluster_id], soonest = since, min(soonest, wait)
+                    soonest = min(soonest, wait)
                     continue
                 try:
                     await self._render(cluster_id, since)
@@ -206,11 +209,13 @@ class PolicyController:
                     # One cluster's fault must not keep the others waiting.
                     self._log.exception("a policy was not rendered", cluster=cluster_id, error=repr(error))
                     metrics.POLICY_RENDER_FAILURES.inc()
-                    later[cluster_id] = since
                     if cluster_id in self._clusters:
                         self._clusters[cluster_id].problem = str(error) or repr(error)
-            if later:
-                self._due |= later  # with the older time of the two
+                else:
+                    self._taken.pop(cluster_id, None)
+            if self._taken:
+                self._due |= self._taken  # with the older time of the two
+                self._taken.clear()
                 asyncio.get_running_loop().call_later(soonest, self._wake.set)
 
     async def _render(self, cluster_id: str, since: float | None) -> None:

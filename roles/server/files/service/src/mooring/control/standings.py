@@ -102,12 +102,13 @@ class Standings:
         known.desire_noted = True
         self._write.set()
 
-    def stands(self, known: Known) -> Standing:
-        """How it stands now."""
+    def stands(self, known: Known, waiting_since: float | None = None) -> Standing:
+        """How it stands now. `waiting_since`: since when a change of the policy waits to be rendered."""
         status = known.status
         if known.problem:
             status = replace(status, errors=(PolicyFault("the whole policy", known.problem), *status.errors))
-        return stand(status, known.wanted_since, self._clock.now())
+            waiting_since = None
+        return stand(status, known.wanted_since, self._clock.now(), waiting_since)
 
     def heard(self, known: Known, message: dict[str, Any]) -> None:
         """Take over a `policy-status` of the cluster's agent, if it can be understood."""

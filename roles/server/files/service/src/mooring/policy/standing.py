@@ -27,12 +27,15 @@ class Standing:
     lag: float | None
 
 
-def stand(status: PolicyStatus, wanted_since: float, now: float) -> Standing:
-    """How the cluster stands whose wanted policy is what it is since `wanted_since` (Unix seconds)."""
+def stand(status: PolicyStatus, wanted_since: float, now: float, waiting_since: float | None = None) -> Standing:
+    """How the cluster stands whose wanted policy is what it is since `wanted_since` (Unix seconds). `waiting_since`:
+    something was changed then whose effect on the wanted policy is not known yet; None: nothing was."""
     if status.profile == "proxy-only":
         return Standing(status, "unmanaged", None)
     if not status.desired_digest and not status.errors:
         return Standing(status, "unknown", None)
     if status.applied_digest != status.desired_digest:
         return Standing(status, "pending", max(0.0, now - wanted_since))
+    if waiting_since is not None:
+        return Standing(status, "pending", max(0.0, now - waiting_since))
     return Standing(status, "failing" if status.errors else "applied", 0.0)
