@@ -36,9 +36,6 @@ GOALS = (
     Goal("objects_60000_users", "render", 128, "objects", True, "objects of 60,000 users in one role and namespace"),
     Goal("change_to_enforced_p99_s", "change", 1.0, "s", True, "a change until it holds, 10 connected clusters, p99"),
     Goal("full_apply_5000_s", "apply", 30, "s", True, "5,000 bindings until all are in the cluster"),
-    Goal(
-        "idle_agent_requests_per_min", "apply", 30, "1/min", True, "requests of an idle agent that holds 5,000 bindings"
-    ),
 )
 
 Found = dict[str, float]
