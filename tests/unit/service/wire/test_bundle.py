@@ -14,7 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from mooring.wire.bundle import MAGIC, MAX_HEADER, BadBundle, Bundle, decode, encode
+from mooring.wire.bundle import MAGIC, BadBundle, Bundle, decode, encode
+from mooring.wire.sealed import MAX_HEADER
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key()
