@@ -150,7 +150,7 @@ ACROSS_CLUSTERS = (
     off("dot-segments", 3, "edge/routes.py",
         'if (b"/." in target or b"%2" in target) and has_dot_segments(target):', "if False:",
         UNIT + "edge/test_routes.py"),
-    off("two-tokens-are-none", 3, "proxy/chain.py",
+    off("two-tokens-are-none", 3, "proxy/entrance.py",
         "if match is None or len(values) > 1:", "if match is None:",
         ACROSS + "::test_a_connection_remembers_nobody"),
 )  # fmt: skip

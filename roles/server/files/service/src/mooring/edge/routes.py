@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mooring.edge.builtin import Builtin
 from mooring.lib import metrics
 from mooring.proxy.answers import Refused, refuse
-from mooring.proxy.chain import PREFIX
+from mooring.proxy.entrance import PREFIX
 from mooring.proxy.impersonate import verdict
 from mooring.proxy.ports import Client, Handler
 from mooring.wire.headers import has_dot_segments

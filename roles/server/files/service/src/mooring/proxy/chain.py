@@ -9,21 +9,20 @@
     impersonate    the identity -> Impersonate-* headers
     forward        a new head on a stream of the cluster's tunnel      503 not connected, 501 agent too old for --as
 
-Each step raises `Refused` or goes on; nothing is forwarded by default. It must not ask a database, wait, or log
-secrets.
+Each step raises `Refused` or goes on; nothing is forwarded by default. How a token is read and how a URL names a
+cluster is the entrance's to say (`proxy.entrance`): the server has one, a cluster that serves its endpoint itself has
+another. It must not ask a database, wait, or log secrets.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
 
 from prometheus_client import Counter
 
 from mooring.authn.identity import Identity
-from mooring.authn.index import ClusterView, Index, Presented, Unauthenticated, present
+from mooring.authn.index import ClusterView, Index, Unauthenticated
 from mooring.lib import metrics
 from mooring.lib.clock import Clock, rfc3339
 from mooring.lib.config import LimitsSection
@@ -31,6 +30,7 @@ from mooring.policy.decide import decide
 from mooring.proxy import actas, upgrade
 from mooring.proxy.answers import Refused, asks_for_discovery, at_bound, refuse, unauthorized
 from mooring.proxy.audit import Audit
+from mooring.proxy.entrance import ByPath, Entrance
 from mooring.proxy.forward import Ask, Forward, audit_record
 from mooring.proxy.impersonate import Impersonator, sanitise
 from mooring.proxy.ports import Client, Handler, Hub
@@ -39,13 +39,8 @@ from mooring.proxy.requestinfo import long_running, printable, request_info
 from mooring.tunnel.stream import pack_open
 from mooring.wire.actas import to_wire
 from mooring.wire.frames import LocalError
-from mooring.wire.headers import Headers, RequestHead, get, get_all, serialize_request
+from mooring.wire.headers import Headers, RequestHead, get, serialize_request
 from mooring.wire.http1_request import Notes, Request, once
-
-PREFIX: Final = b"/k8s/clusters/"
-
-_CLUSTER: Final = re.compile(rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/=-]{1,512})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +69,7 @@ class ChainSettings:
 
 
 class Chain:
-    """Takes requests for clusters. One per server; all parts are given by the composition root."""
+    """Takes requests for clusters. One per process; all parts are given by the composition root."""
 
     def __init__(
         self,
@@ -86,8 +81,10 @@ class Chain:
         clock: Clock,
         settings: ChainSettings,
         stale: Callable[[], str] = lambda: "",
+        entrance: Entrance | None = None,
     ) -> None:
-        """`stale` says why the index may not be believed any more; empty while it may."""
+        """`stale` says why the index may not be believed any more; empty while it may. `entrance`: the server's by
+        default."""
         self.index = index
         self.hub = hub
         self.audit = audit
@@ -95,11 +92,16 @@ class Chain:
         self.clock = clock
         self.settings = settings
         self._stale = stale
+        entrance = ByPath(index) if entrance is None else entrance
+        self.route = entrance.route
+        self._shown = entrance.shown  # one object for all requests: `once` knows it again
+        self._prefix = entrance.prefix
+        self._help = entrance.help
         self._impersonator = Impersonator(settings.identity_prefix)
         self._counters: dict[int, Counter] = {}
 
     def handle(self, client: Client, request: Request) -> Handler | None:
-        """Take a request whose target begins with PREFIX. None: it has been answered."""
+        """Take a request whose target names a cluster, as the entrance has it. None: it has been answered."""
         head = request.head
         ask: Ask | None = None
         try:
@@ -131,10 +133,10 @@ class Chain:
 
     def authenticate(self, headers: Headers, notes: Notes | None = None) -> Identity:
         """The identity behind the bearer token, now. Raises Refused: 401, or 503 when nobody can tell who may."""
-        shown = once({} if notes is None else notes, _shown, headers)
+        shown = once({} if notes is None else notes, self._shown, headers)
         if shown == "missing":
             metrics.AUTH_FAILURES.labels("missing").inc()
-            raise unauthorized("no bearer token; log in with 'mooring login' or use a kubeconfig of this server")
+            raise unauthorized(f"no bearer token; {self._help}")
         if shown == "malformed":
             metrics.AUTH_FAILURES.labels("malformed").inc()
             raise unauthorized("the Authorization header does not hold one bearer token")
@@ -149,17 +151,6 @@ class Chain:
             raise unauthorized(str(error)) from None
         self.index.note_used(identity.token_id, now)
         return identity
-
-    def route(self, target: bytes) -> tuple[ClusterView, bytes]:
-        """The cluster that a target names, and the rest of the target as the cluster gets it. Raises Refused."""
-        path, mark, query = target[len(PREFIX) :].partition(b"?")
-        ref, _unused, rest = path.partition(b"/")
-        if _CLUSTER.fullmatch(ref) is None:
-            raise Refused(404, "there is no such cluster: the URL must be /k8s/clusters/<name or id>/<Kubernetes path>")
-        cluster = self.index.cluster(ref.decode("ascii"))
-        if cluster is None:
-            raise Refused(404, f"there is no cluster \"{ref.decode()}\" here; see 'mooring cluster list'")
-        return cluster, b"/" + rest + mark + query
 
     def authorise(self, ask: Ask, headers: Headers) -> None:
         """May they, and is there room. Raises Refused."""
@@ -243,22 +234,11 @@ class Chain:
             info=info,
             long=long_running(info, text),
             upgrade=upgrade.protocol(head.headers) if request.upgrade else b"",
-            prefix=f"/k8s/clusters/{cluster.name}",
+            prefix=self._prefix(cluster),
             user_agent=once(request.notes, _user_agent, head.headers),
             started=self.clock.now(),
             started_monotonic=self.clock.monotonic(),
         )
-
-
-def _shown(headers: Headers) -> Presented | str:
-    """The token that a request shows, or what is wrong: missing, malformed."""
-    values = get_all(headers, b"authorization")
-    if not values:
-        return "missing"
-    match = _BEARER.fullmatch(values[0])
-    if match is None or len(values) > 1:
-        return "malformed"
-    return present(match[1].decode("ascii"))
 
 
 def _user_agent(headers: Headers) -> str:
