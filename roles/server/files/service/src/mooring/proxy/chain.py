@@ -92,11 +92,11 @@ class Chain:
         self.clock = clock
         self.settings = settings
         self._stale = stale
-        entrance = ByPath(index) if entrance is None else entrance
-        self.route = entrance.route
-        self._shown = entrance.shown  # one object for all requests: `once` knows it again
-        self._prefix = entrance.prefix
-        self._help = entrance.help
+        way_in: Entrance = ByPath(index) if entrance is None else entrance
+        self.route = way_in.route
+        self._shown = way_in.shown
+        self._prefix = way_in.prefix
+        self._help = way_in.help
         self._impersonator = Impersonator(settings.identity_prefix)
         self._counters: dict[int, Counter] = {}
 
