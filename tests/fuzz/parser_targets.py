@@ -16,10 +16,10 @@ from joserfc import jwt
 from joserfc.jwk import OKPKey
 from joserfc.util import urlsafe_b64encode
 from mooring.agent import acting, dispatch
-from mooring.agent import config as agent_config
 from mooring.authn import tokens
 from mooring.authn.agents import ALGORITHM, TYP, AgentRefused, AgentVerifier
 from mooring.authn.identity import Identity
+from mooring.kube import access
 from mooring.lib import config
 from mooring.lib.errors import MooringError
 from mooring.lib.names import InvalidName, check_cluster_name, check_name
@@ -380,7 +380,7 @@ def kubeconfigs(data: bytes) -> None:
     path = _scratch() / "kubeconfig"
     path.write_bytes(data)
     try:
-        read = agent_config.from_kubeconfig(path, None)
+        read = access.from_kubeconfig(path, None)
     except MooringError:
         return
     assert read.own_tls.check_hostname

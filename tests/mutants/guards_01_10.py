@@ -274,7 +274,7 @@ THE_TUNNEL = (
         also=(Edit("app/worker.py", "            audit.start()\n",
                    "            with contextlib.suppress(OSError):\n                audit.start()\n"),),
         own_clusters=True),
-    off("agent-verifies", 7, "agent/config.py", 'if cluster.get("insecure-skip-tls-verify"):', "if False:",
+    off("agent-verifies", 7, "kube/access.py", 'if cluster.get("insecure-skip-tls-verify"):', "if False:",
         TUNNEL + "::test_an_agent_that_would_not_verify_its_api_server_does_not_start"),
 )  # fmt: skip
 

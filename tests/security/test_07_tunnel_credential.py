@@ -2,7 +2,7 @@
 """Attack class 7: a tunnel without a credential, with a wrong, expired or replayed one; no security configuration.
 
 Guards: `edge/agents.py` (nothing before the JWT is verified), `authn/agents.py` (times, and each jti once), `app` and
-`lib/config.py` (what is missing refuses to start), `agent/config.py` (no verification switched off).
+`lib/config.py` (what is missing refuses to start), `kube/access.py` (no verification switched off).
 """
 
 from __future__ import annotations

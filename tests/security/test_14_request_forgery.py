@@ -22,9 +22,9 @@ from typing import Any, cast
 
 import pytest
 from mooring.agent.apiserver import ApiServer
-from mooring.agent.config import ApiServerConfig
 from mooring.agent.credential import Credential
 from mooring.agent.dispatch import Dispatcher
+from mooring.kube.access import ApiServerConfig
 from mooring.lib import pki
 from mooring.lib.clock import SystemClock
 from mooring.lib.secrets import Secret

@@ -17,9 +17,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mooring.agent.identity import Identity, new_key
-from mooring.agent.kubeapi import KubeApi
 from mooring.agent.policy.service import PolicyAgent, Registrations
 from mooring.agent.servertime import ServerTime
+from mooring.kube.client import KubeApi
 from mooring.lib.clock import Clock, SystemClock
 from mooring.wire import bundle
 from testbed.pki import Authority

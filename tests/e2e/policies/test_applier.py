@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import uvloop
 from mooring.agent import config
-from mooring.agent.config import ApiServerConfig
-from mooring.agent.kubeapi import KubeApi
 from mooring.agent.policy.service import CONNECTIONS
+from mooring.kube.access import ApiServerConfig
+from mooring.kube.client import KubeApi
 from mooring.kube.manifest import ManifestOptions, render
 from mooring.lib.profiles import Profile
 from mooring.lib.secrets import Secret

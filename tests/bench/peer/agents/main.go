@@ -115,7 +115,7 @@ func (a *agent) missing() (bool, []string) {
 }
 
 // run dials for ever. After a loss the delays have full jitter between 0.5 s and a limit that doubles up to 30 s
-// (agent/backoff.py); to find the other processes behind an address it takes 20 ms to 1 s, and rests after 8 tries for each.
+// (lib/backoff.py); to find the other processes behind an address it takes 20 ms to 1 s, and rests after 8 tries for each.
 func (a *agent) run() {
 	limit, tries := 2*first, 0
 	for {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from mooring.agent.config import ApiServerConfig
+from mooring.kube.access import ApiServerConfig
 from mooring.lib.secrets import Secret
 from mooring.net.tls import client_context
 from mooring.tunnel.carrier import ServerCarrier

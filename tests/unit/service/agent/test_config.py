@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mooring.agent.config import AgentOptions, BadConfig, from_kubeconfig, in_cluster, load
+from mooring.agent.config import AgentOptions, load
+from mooring.kube.access import BadConfig, from_kubeconfig, in_cluster
 from mooring.net.tls import BadTrust
 from testbed.pki import Authority
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from mooring.agent import credential as module
 from mooring.agent.credential import Credential
-from mooring.agent.kubeapi import KubeApi
+from mooring.kube.client import KubeApi
 from mooring.lib.clock import ManualClock
 from mooring.lib.secrets import Secret
 

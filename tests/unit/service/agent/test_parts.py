@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small parts of the agent: delays, identity, long-running requests, probes."""
+"""Small parts of the agent: identity, long-running requests, probes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mooring.agent.apiserver import is_long_running, is_proxied
-from mooring.agent.backoff import Backoff
 from mooring.agent.health import MAX_HEAD, Health
 from mooring.agent.identity import (
     BadIdentity,
@@ -22,28 +21,11 @@ from mooring.agent.identity import (
     new_key,
     registered,
 )
-from mooring.agent.kubeapi import KubeApi, KubeError
+from mooring.kube.client import KubeApi, KubeError
 from mooring.lib.secrets import Secret
 from mooring.wire.headers import RequestHead
 
 from .fakes import FakeKube
-
-
-def test_delays_grow_are_random_and_stay_within_their_bounds() -> None:
-    backoff = Backoff(0.5, 30.0)
-    delays = [backoff.next() for _unused in range(200)]
-    assert all(0.5 <= delay <= 30.0 for delay in delays)
-    assert delays[0] <= 1.0
-    assert max(delays) > 15.0
-    assert len(set(delays)) == 200
-    backoff.reset()
-    assert backoff.next() <= 1.0
-
-
-def test_after_a_long_outage_an_agent_is_back_within_ten_seconds() -> None:
-    """A server that had been away for minutes was waited for another half a minute by some agents."""
-    backoff = Backoff()
-    assert max(backoff.next() for _unused in range(300)) <= 10.0
 
 
 @pytest.mark.parametrize(

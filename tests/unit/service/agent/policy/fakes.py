@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import msgspec
-from mooring.agent.kubeapi import KubeError, message_of
+from mooring.kube.client import KubeError, message_of
 from mooring.net.fetch import Answer, FetchError
 from mooring.wire.frames import Code
 

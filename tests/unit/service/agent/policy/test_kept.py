@@ -8,12 +8,12 @@ import base64
 import os
 
 import pytest
-from mooring.agent.kubeapi import KubeError
 from mooring.agent.policy import lease as lease_module
 from mooring.agent.policy import vault as vault_module
 from mooring.agent.policy.lease import Lease
 from mooring.agent.policy.timekeeper import Timekeeper
 from mooring.agent.policy.vault import LARGEST, About, TooLarge, Vault
+from mooring.kube.client import KubeError
 from mooring.lib.clock import ManualClock, SystemClock
 from support.policybed import until
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs
 
-from mooring.agent.config import ApiServerConfig
+from mooring.kube.access import ApiServerConfig
 from mooring.net.fetch import Answer, fetch
 from mooring.net.http1client import Http1Pool, PlainSink, PoolLimits, UpstreamRequest
 from mooring.net.sockets import tcp_connector

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from mooring.agent.config import BadConfig
-from mooring.agent.kubeapi import KubeApi, KubeError
+from mooring.kube.access import BadConfig
+from mooring.kube.client import KubeApi, KubeError
 from mooring.lib import logging
 from mooring.lib.clock import Clock
 from mooring.lib.secrets import Secret

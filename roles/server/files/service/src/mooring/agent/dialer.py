@@ -17,10 +17,10 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mooring.agent.backoff import Backoff
 from mooring.agent.identity import BadIdentity, Identity, check_urls
 from mooring.agent.servertime import ServerTime, Verdict
 from mooring.lib import logging
+from mooring.lib.backoff import Backoff
 from mooring.lib.clock import Clock
 from mooring.lib.ids import new_id
 from mooring.lib.tasks import Supervisor

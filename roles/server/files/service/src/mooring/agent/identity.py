@@ -24,7 +24,7 @@ from joserfc import jwt
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import OKPKey
 
-from mooring.agent.kubeapi import KubeApi, KubeError
+from mooring.kube.client import KubeApi, KubeError
 from mooring.lib.errors import MooringError
 from mooring.lib.secrets import Secret
 

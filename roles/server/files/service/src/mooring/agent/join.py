@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mooring.agent.backoff import Backoff
-from mooring.agent.config import BadConfig
 from mooring.agent.identity import BadIdentity, Identity, IdentityStore, Join, registered
-from mooring.agent.kubeapi import KubeApi, KubeError
+from mooring.kube.access import BadConfig
+from mooring.kube.client import KubeApi, KubeError
 from mooring.lib import logging
+from mooring.lib.backoff import Backoff
 from mooring.lib.errors import MooringError
 from mooring.lib.version import VERSION
 from mooring.net.fetch import Answer, FetchError, fetch

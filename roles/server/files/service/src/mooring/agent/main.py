@@ -18,18 +18,19 @@ import uvloop
 
 from mooring.agent import config
 from mooring.agent.apiserver import ApiServer
-from mooring.agent.config import AgentOptions, ApiServerConfig
+from mooring.agent.config import AgentOptions
 from mooring.agent.credential import Credential
 from mooring.agent.dialer import Dialer
 from mooring.agent.dispatch import Dispatcher
 from mooring.agent.health import Health
 from mooring.agent.identity import IdentityStore
 from mooring.agent.join import Enrolment
-from mooring.agent.kubeapi import KubeApi
 from mooring.agent.policy.applier import FLIGHT
 from mooring.agent.policy.service import CONNECTIONS, PolicyAgent, Registrations
 from mooring.agent.reporter import Reporter
 from mooring.agent.servertime import ServerTime
+from mooring.kube.access import ApiServerConfig
+from mooring.kube.client import KubeApi
 from mooring.lib import logging
 from mooring.lib.clock import Clock, SystemClock
 from mooring.lib.errors import MooringError

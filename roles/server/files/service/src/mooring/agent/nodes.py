@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from mooring.agent.backoff import Backoff
-from mooring.agent.config import BadConfig
-from mooring.agent.kubeapi import KubeApi, KubeError
+from mooring.kube.access import BadConfig
+from mooring.kube.client import KubeApi, KubeError
 from mooring.lib import logging
+from mooring.lib.backoff import Backoff
 from mooring.net.fetch import FetchError
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"

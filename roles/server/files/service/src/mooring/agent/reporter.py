@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from mooring.agent.config import BadConfig
-from mooring.agent.kubeapi import KubeApi
 from mooring.agent.nodes import Nodes
+from mooring.kube.access import BadConfig
+from mooring.kube.client import KubeApi
 from mooring.lib.tasks import Supervisor
 from mooring.lib.version import VERSION
 from mooring.net.fetch import FetchError

@@ -38,6 +38,7 @@ from mooring.api.services import Services
 from mooring.authn import tokens
 from mooring.authn.identity import Identity
 from mooring.kube import manifest as kube_manifest
+from mooring.kube.names import DEFAULT_NAMESPACE
 from mooring.lib.ids import new_id
 from mooring.lib.names import check_cluster_name
 from mooring.lib.profiles import DEFAULT_PROFILE, Profile
@@ -147,7 +148,7 @@ class ManifestNew(Input):
     admin_binding: bool = True
     workload: Literal["deployment", "none"] = "deployment"
     replicas: Annotated[int, Meta(ge=1, le=5)] = 1
-    namespace: str = kube_manifest.DEFAULT_NAMESPACE
+    namespace: str = DEFAULT_NAMESPACE
 
 
 @get("/clusters", opt=USER, tags=["clusters"], summary="The clusters that the caller may get or enter")

@@ -16,14 +16,13 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from mooring.kube.names import POLICY_NAME, POLICY_PARTS
+from mooring.kube.names import DEFAULT_NAMESPACE, POLICY_NAME, POLICY_PARTS
 from mooring.lib.profiles import DEFAULT_PROFILE, Profile
 from mooring.lib.secrets import Secret
 from mooring.lib.version import VERSION
 
 Manifest = dict[str, Any]
 
-DEFAULT_NAMESPACE: Final = "mooring-system"
 DEFAULT_IMAGE: Final = f"mooring-agent:{VERSION}"
 AGENT: Final = "mooring-agent"
 IMPERSONATOR: Final = "mooring-impersonator"

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Final
 
+DEFAULT_NAMESPACE: Final = "mooring-system"
+"""Where the objects of an agent are."""
 POLICY_NAME: Final = "mooring-policy"
 """The Lease of the agent that applies policies, and the beginning of the names of the Secrets that keep them."""
 POLICY_PARTS: Final = 16

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from mooring.kube.manifest import DEFAULT_NAMESPACE
+from mooring.kube.names import DEFAULT_NAMESPACE
 from mooring.lib.names import InvalidName, check_name
 from mooring.policy import builtin, rules
 from mooring.policy.check_project import adoption, project

@@ -18,7 +18,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
-from mooring.kube.manifest import DEFAULT_NAMESPACE
+from mooring.kube.names import DEFAULT_NAMESPACE
 from mooring.policy import builtin, quantity, rules
 from mooring.policy.effective import Rights, flatten
 from mooring.policy.fields import check_description, check_plain_name

@@ -16,17 +16,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mooring.agent.backoff import Backoff
-from mooring.agent.config import BadConfig
-from mooring.agent.kubeapi import KubeError
 from mooring.agent.policy.cluster import Cluster
 from mooring.agent.policy.desired import Desired, Wanted
 from mooring.agent.policy.kinds import KINDS, NAMESPACE, SPACES, Item, Kind, title
 from mooring.agent.policy.report import Report
 from mooring.agent.policy.spaces import Spaces
 from mooring.agent.policy.timekeeper import Timekeeper
+from mooring.kube.access import BadConfig
+from mooring.kube.client import KubeError
 from mooring.kube.transition import PHASES, Key, Manifest, Step, key, phases, same
 from mooring.lib import logging
+from mooring.lib.backoff import Backoff
 from mooring.lib.tasks import Supervisor
 from mooring.net.fetch import FetchError
 

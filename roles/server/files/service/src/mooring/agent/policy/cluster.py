@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from mooring.agent.config import BadConfig
-from mooring.agent.kubeapi import KubeApi, KubeError, message_of
 from mooring.agent.policy.kinds import FIELD_MANAGER, KINDS, MADE, SPACES, Item, ItemList, Kind, title
+from mooring.kube.access import BadConfig
+from mooring.kube.client import KubeApi, KubeError, message_of
 from mooring.kube.transition import Key, Manifest, key
 from mooring.lib.profiles import Profile
 from mooring.net.fetch import FetchError

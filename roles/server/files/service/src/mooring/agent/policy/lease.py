@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mooring.agent.config import BadConfig
-from mooring.agent.kubeapi import KubeApi, KubeError
+from mooring.kube.access import BadConfig
+from mooring.kube.client import KubeApi, KubeError
 from mooring.kube.names import POLICY_NAME
 from mooring.lib import logging
 from mooring.lib.clock import Clock

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mooring.agent.config import BadConfig
-from mooring.agent.kubeapi import KubeError
 from mooring.agent.policy.cluster import Cluster
 from mooring.agent.policy.kinds import KINDS, SPACES, title
+from mooring.kube.access import BadConfig
+from mooring.kube.client import KubeError
 from mooring.kube.names import POLICY_NAME
 from mooring.kube.transition import Key
 from mooring.lib import logging

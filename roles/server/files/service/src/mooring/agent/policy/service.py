@@ -21,10 +21,7 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from mooring.agent.backoff import Backoff
-from mooring.agent.config import BadConfig
 from mooring.agent.identity import BadIdentity, Identity
-from mooring.agent.kubeapi import KubeApi, KubeError
 from mooring.agent.policy.applier import FLIGHT, Applier
 from mooring.agent.policy.cluster import Cluster
 from mooring.agent.policy.desired import Desired, Unacceptable, accept
@@ -36,7 +33,10 @@ from mooring.agent.policy.timekeeper import Timekeeper
 from mooring.agent.policy.vault import About, Kept, TooLarge, Vault
 from mooring.agent.policy.watch import Watcher
 from mooring.agent.servertime import ServerTime, Verdict
+from mooring.kube.access import BadConfig
+from mooring.kube.client import KubeApi, KubeError
 from mooring.lib import logging
+from mooring.lib.backoff import Backoff
 from mooring.lib.clock import Clock
 from mooring.lib.tasks import Supervisor
 from mooring.net.fetch import FetchError

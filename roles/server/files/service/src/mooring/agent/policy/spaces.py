@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mooring.agent.kubeapi import KubeError
 from mooring.agent.policy.cluster import Cluster
 from mooring.agent.policy.desired import Space
 from mooring.agent.policy.kinds import MADE, NAMESPACE, Item, title
 from mooring.agent.policy.report import Report
+from mooring.kube.client import KubeError
 
 PROJECT_LABEL = "mooring.fleet/project"
 

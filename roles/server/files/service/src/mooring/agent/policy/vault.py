@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mooring.agent.kubeapi import KubeApi, KubeError
+from mooring.kube.client import KubeApi, KubeError
 from mooring.kube.names import POLICY_NAME, POLICY_PARTS
 from mooring.lib import logging
 from mooring.lib.errors import MooringError

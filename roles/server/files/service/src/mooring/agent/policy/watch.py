@@ -1,37 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in the cluster: a list of each kind with our label, in pages, then a watch that goes on from there.
+"""What is in the cluster of the kinds that a policy is made of: each kind with our label, and all namespaces.
 
-A watch that ends is resumed where it was; only when the API server no longer knows that far back is the list read anew.
-It must not: poll, or hold objects. The sink keeps what it needs.
+It must not: know how a list and a watch are read (`mooring.kube.watch` does), or hold objects.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import AsyncIterator
-from typing import Final, Protocol
-from urllib.parse import quote
+from typing import Protocol
 
-import msgspec
-
-from mooring.agent.backoff import Backoff
-from mooring.agent.config import BadConfig
-from mooring.agent.kubeapi import KubeApi, KubeError, message_of
-from mooring.agent.policy.kinds import KINDS, SELECTOR, SPACES, Item, ItemList, Kind
+from mooring.agent.policy.kinds import KINDS, SELECTOR, SPACES, Item, Kind
+from mooring.kube.client import KubeApi
 from mooring.kube.transition import Key
+from mooring.kube.watch import Follower, Place, Query
 from mooring.lib.tasks import Supervisor
-from mooring.net.fetch import FetchError
-
-PAGE: Final = 250
-"""Objects of a list that are asked for at once."""
-WATCH_SECONDS: Final = (300, 600)
-"""A watch ends after a time between these."""
-STEADY: Final = 10.0
-"""Seconds after which a watch counts as good, and is resumed at once."""
-MAX_LINE: Final = 8 * 1024 * 1024
-"""Bytes of one event."""
-_METADATA: Final = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
 
 
 class Sink(Protocol):
@@ -53,20 +34,6 @@ class Sink(Protocol):
         """The API server answers again after it did not."""
 
 
-class _Event(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-class _Outdated(Exception):
-    """The API server does not know that far back."""
-
-
-_LIST: Final = msgspec.json.Decoder(ItemList)
-_EVENT: Final = msgspec.json.Decoder(_Event)
-_ITEM: Final = msgspec.json.Decoder(Item)
-
-
 class Watcher:
     """Follows all the kinds until cancelled."""
 
@@ -74,101 +41,40 @@ class Watcher:
         self._kube = kube
         self._sink = sink
         self._tasks = Supervisor("policy/watch")
-        self._versions: dict[str, str] = {}  # how far each kind is known
-        self._away: set[str] = set()  # kinds whose last call was not answered
 
     def start(self) -> None:
         """Begins."""
         for kind in KINDS.values():
-            self._tasks.spawn(self._follow(kind, SELECTOR, "application/json", "application/json"), kind.resource)
+            self._follow(kind, Query(collection=kind.collection(), selector=SELECTOR))
         # Of namespaces all, since any may come to be one of a project; but no more of them than their metadata.
-        self._tasks.spawn(self._follow(SPACES, "", _METADATA.format("List"), _METADATA.format("")), SPACES.resource)
+        self._follow(SPACES, Query(collection=SPACES.collection(), metadata_only=True))
 
     async def aclose(self) -> None:
         """Ends."""
         await self._tasks.aclose()
 
-    async def _follow(self, kind: Kind, selector: str, lists: str, watches: str) -> None:
-        backoff = Backoff(0.2, 10.0)
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                if not self._versions.get(kind.name):
-                    self._versions[kind.name] = await self._list(kind, selector, lists)
-                    backoff.reset()
-                began = loop.time()
-                await self._watch(kind, selector, watches)
-                if loop.time() - began > STEADY:
-                    backoff.reset()
-                    continue
-            except _Outdated:
-                self._versions[kind.name] = ""
-            except (KubeError, FetchError, BadConfig, msgspec.MsgspecError) as error:
-                self._away.add(kind.name)
-                if not self._versions.get(kind.name):
-                    self._sink.unread(kind, str(error))
-            await asyncio.sleep(backoff.next())
+    def _follow(self, kind: Kind, query: Query) -> None:
+        self._tasks.spawn(Follower(self._kube, query, Item, _Of(kind, self._sink)).run(), kind.resource)
 
-    async def _list(self, kind: Kind, selector: str, accept: str) -> str:
-        """Reads the list in pages; returns its version. Raises KubeError, FetchError, _Outdated."""
-        keys: set[Key] = set()
-        more = ""
-        while True:
-            path = f"{kind.collection()}?limit={PAGE}&{selector}"
-            if more:
-                path += f"&continue={quote(more, safe='')}"
-            answer = await self._kube.call("GET", path, accept=accept)
-            if answer.status == 410 and more:
-                raise _Outdated  # the list took too long
-            if answer.status != 200:
-                raise KubeError(answer.status, f"{kind.resource} cannot be listed: {message_of(answer)}")
-            page = _LIST.decode(answer.body)
-            for item in page.items or ():
-                keys.add(item.key(kind))
-                self._sink.found(kind, item)
-            more = page.metadata.more
-            if not more:
-                version = page.metadata.version
-                self._sink.listed(kind, keys, int(version) if version.isdigit() else 0)
-                return version
 
-    async def _watch(self, kind: Kind, selector: str, accept: str) -> None:
-        """Tells the sink of each event until the watch ends. Raises KubeError, FetchError, _Outdated."""
-        version = self._versions[kind.name]
-        seconds = random.randint(*WATCH_SECONDS)  # noqa: S311 - spreads load, protects nothing
-        path = (
-            f"{kind.collection()}?watch=1&allowWatchBookmarks=true&resourceVersion={quote(version, safe='')}"
-            f"&timeoutSeconds={seconds}&{selector}"
-        )
-        async for line in self._lines(kind, path, accept):
-            event = _EVENT.decode(line)
-            if event.type == "ERROR":
-                raise _Outdated
-            item = _ITEM.decode(event.object)
-            if event.type == "DELETED":
-                self._sink.gone(kind, item)
-            elif event.type in ("ADDED", "MODIFIED"):
-                self._sink.found(kind, item)
-            self._versions[kind.name] = item.metadata.version
+class _Of:
+    """Says of which kind the news are."""
 
-    async def _lines(self, kind: Kind, path: str, accept: str) -> AsyncIterator[bytes]:
-        download = self._kube.watch(path, accept=accept)
-        try:
-            head = await download.head()
-            if head.status == 410:
-                raise _Outdated
-            if head.status != 200:
-                raise KubeError(head.status, f"watching {path.split('?')[0]}: HTTP status {head.status}")
-            if kind.name in self._away:
-                self._away.discard(kind.name)
-                self._sink.back()
-            rest = b""
-            async for piece in download:
-                *lines, rest = (rest + piece).split(b"\n")
-                if len(rest) > MAX_LINE:
-                    raise KubeError(502, f"an event of {path.split('?')[0]} is too large")
-                for line in lines:
-                    if line.strip():
-                        yield line
-        finally:
-            download.close()
+    def __init__(self, kind: Kind, sink: Sink) -> None:
+        self._kind = kind
+        self._sink = sink
+        self.back = sink.back
+
+    def found(self, item: Item) -> None:
+        self._sink.found(self._kind, item)
+
+    def gone(self, item: Item) -> None:
+        self._sink.gone(self._kind, item)
+
+    def listed(self, places: set[Place], number: int) -> None:
+        kind = self._kind
+        keys = {(kind.name, namespace if kind.namespaced else "", name) for namespace, name in places}
+        self._sink.listed(kind, keys, number)
+
+    def unread(self, reason: str) -> None:
+        self._sink.unread(self._kind, reason)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's own calls to its kube-apiserver: secrets, one token, nodes, health. A handful, so no client library.
+"""A process's own calls to its kube-apiserver: secrets, one token, nodes, health. A handful, so no client library.
 
 Why not a library: lightkube would add 14 MiB to a process of about 40 (docs/decisions/0002-agent-kubernetes-client.md).
 It must not: carry requests of the server's users; those go through `apiserver`, with another credential.
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.agent.config import ApiServerConfig
+from mooring.kube.access import ApiServerConfig
 from mooring.lib.errors import MooringError
 from mooring.lib.version import VERSION
 from mooring.net.fetch import Answer, Download, fetch
@@ -34,10 +34,13 @@ class KubeError(MooringError):
 
 
 class KubeApi:
-    """Calls as the agent itself."""
+    """Calls as the process itself. `agent` is what it calls itself in User-Agent."""
 
-    def __init__(self, config: ApiServerConfig, *, connections: int = 8, idle: int = 2) -> None:
+    def __init__(
+        self, config: ApiServerConfig, *, connections: int = 8, idle: int = 2, agent: str = "mooring-agent"
+    ) -> None:
         self._config = config
+        self._agent = f"{agent}/{VERSION}".encode()
         self._pool = Http1Pool(
             tcp_connector(config.host, config.port, config.own_tls, config.server_name),
             name="the cluster's kube-apiserver",
@@ -82,7 +85,7 @@ class KubeApi:
     def _head(self, method: str, path: str, accept: str, media: str) -> RequestHead:
         headers: Headers = [
             (b"Host", self._config.authority),
-            (b"User-Agent", f"mooring-agent/{VERSION}".encode()),
+            (b"User-Agent", self._agent),
             (b"Accept", accept.encode()),
         ]
         if media:
