@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mooring.authn.tokens import new_token
+from mooring.authn.tokens import new_endpoint_token, new_token
 from mooring.lib.ids import new_id
 from mooring.store.policies import Binding, BindingKind, GlobalRole, Project, RoleTemplate, Subject
 from mooring.store.ports import Paging
@@ -31,6 +31,12 @@ def token(owner: User, **more: Any) -> Token:
     made = new_token("mrg")
     fields = {"id": made.id, "hash": made.hash, "user_id": owner.id, "user_name": owner.name}
     return Token(**fields | {"created_at": NOW, "expires_at": NOW + 3600} | more)
+
+
+def endpoint_token(owner: User, of: Cluster, **more: Any) -> Token:
+    made = new_endpoint_token(of.id)
+    fields = {"id": made.id, "hash": made.hash, "cluster_id": of.id, "cluster_name": of.name, "audience": "endpoint"}
+    return token(owner, **fields | more)
 
 
 def membership(into: Cluster, who: User | Group, **more: Any) -> Membership:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -17,8 +18,17 @@ from mooring.authn.index import (
     Unauthenticated,
     UserChanged,
 )
-from mooring.authn.tokens import new_token
-from mooring.store.records import ADMIN_GROUP_ID, Delta, Members, Snapshot, Token, User
+from mooring.authn.tokens import new_endpoint_token, new_token
+from mooring.store.records import (
+    ADMIN_GROUP_ID,
+    Delta,
+    EndpointSettings,
+    EndpointStatus,
+    Members,
+    Snapshot,
+    Token,
+    User,
+)
 from support import records as make
 
 NOW = make.NOW
@@ -100,6 +110,55 @@ def test_a_revoked_token_is_refused_at_once_and_told(scene: Scene) -> None:
     assert scene.heard == [TokenRevoked(scene.bob_token.id)]
     with pytest.raises(Unauthenticated):
         scene.index.still_valid(scene.bob_token.id, NOW)
+
+
+def test_a_token_for_an_endpoint_opens_nothing_here(scene: Scene) -> None:
+    """Not even if its hash were that of a token of ours."""
+    made = new_token("mrg")
+    elsewhere = make.token(scene.bob, id=made.id, hash=made.hash, cluster_id=scene.prod.id, audience="endpoint")
+    scene.index.apply(Delta(tokens={elsewhere.id: elsewhere}))
+    assert scene.refused(made.text.reveal()) == "unknown"
+    assert elsewhere not in scene.index.snapshot().tokens
+    scene.index.load(replace(scene.index.snapshot(), tokens=[elsewhere]))
+    assert scene.refused(made.text.reveal()) == "unknown"
+    with pytest.raises(Unauthenticated, match="at the endpoint of its cluster only"):
+        scene.index.authenticate(new_endpoint_token(scene.prod.id).text.reveal(), NOW)
+    assert scene.refused(new_endpoint_token(scene.prod.id).text.reveal()) == "malformed"
+
+
+def test_an_index_for_endpoints_takes_no_token_of_the_server(scene: Scene) -> None:
+    index = Index("endpoint")
+    theirs = replace(scene.bob_token, id="t-aaaaaaaaaaaa", audience="endpoint")
+    index.load(replace(scene.index.snapshot(), tokens=[scene.bob_token, theirs]))
+    index.apply(Delta(tokens={scene.ann_token.id: scene.ann_token}))
+    assert index.snapshot().tokens == [theirs]
+
+
+def test_an_index_holds_nothing_about_endpoints(scene: Scene) -> None:
+    status = EndpointStatus(ca_pem="PEM", at=NOW)
+    more = replace(scene.prod, endpoint=EndpointSettings(), endpoint_status=status, description="new")
+    scene.index.apply(Delta(clusters={more.id: more}))
+    assert scene.index.snapshot().clusters == [replace(scene.prod, description="new")]
+    scene.index.load(replace(scene.index.snapshot(), clusters=[more]))
+    assert scene.index.snapshot().clusters == [replace(scene.prod, description="new")]
+
+
+def test_until_when_somebody_may_enter_is_until_when_they_are_let_in(scene: Scene) -> None:
+    index, bob, prod = scene.index, scene.bob, scene.prod
+    group = ("g-devsdevsdevs", "devs")
+    index.apply(Delta(users={bob.id: replace(bob, groups=(group,))}))
+
+    def until(users: dict[str, str], groups: dict[str, str], **ends: float) -> float:
+        index.apply(Delta(members={prod.id: Members(users, groups, ends)}))
+        return index.enters_until(bob.id, prod.id)
+
+    assert until({bob.id: "m1"}, {}) == inf
+    assert until({bob.id: "b1"}, {}, b1=NOW + 5) == NOW + 5
+    assert until({bob.id: "b1"}, {group[0]: "b2"}, b1=NOW + 5, b2=NOW + 9) == NOW + 9
+    assert until({bob.id: "b1"}, {group[0]: "m2"}, b1=NOW + 5) == inf
+    assert until({"u-other": "m1"}, {"g-other": "m2"}) == -inf
+    assert index.enters_until("u-unknown", prod.id) == -inf
+    assert index.enters_until(bob.id, "c-unknown") == -inf
 
 
 def test_a_new_token_is_good_at_once_and_nobody_is_told(scene: Scene) -> None:

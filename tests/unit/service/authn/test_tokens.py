@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mooring.authn import tokens
 from mooring.authn.tokens import Kind
+from mooring.wire import endpoint
 
 
 @pytest.mark.parametrize("kind", ["mrg", "mrj"])
@@ -27,6 +28,20 @@ def test_a_new_token_is_read_back(kind: Kind) -> None:
 def test_one_kind_does_not_pass_for_the_other() -> None:
     assert tokens.parse(tokens.new_token("mrg").text.reveal(), "mrj") is None
     assert tokens.parse(tokens.new_token("mrj").text.reveal(), "mrg") is None
+
+
+def test_a_token_for_an_endpoint_is_none_of_ours_and_is_of_its_cluster() -> None:
+    made = tokens.new_endpoint_token("c-one")
+    text = made.text.reveal()
+    assert tokens.parse(text, "mrg") is None
+    assert tokens.parse(text, "mrj") is None
+    assert tokens.parse(text.replace("mre_e-", "mrg_e-"), "mrg") is None
+    read = endpoint.parse_token(text)
+    assert read is not None
+    assert read[0] == made.id
+    assert made.hash == endpoint.token_hash("c-one", read[1]) != endpoint.token_hash("c-two", read[1])
+    assert endpoint.parse_token(tokens.new_token("mrg").text.reveal()) is None
+    assert read[1] not in repr(made)
 
 
 def test_tokens_differ_and_are_not_shown() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mooring.bus.link import Link
 from mooring.bus.roster import Roster, parts
 from mooring.lib.clock import ManualClock
 from mooring.store.policies import PolicyDelta
-from mooring.store.records import Delta, Members, Snapshot
+from mooring.store.records import Delta, EndpointSettings, EndpointStatus, Members, Snapshot
 from mooring.tunnel.hub import Hub
 from support import records as make
 from support.records import NOW
@@ -123,6 +123,23 @@ async def test_a_worker_knows_what_control_knows_and_hears_of_changes(bus: Bus) 
         assert worker.changes == [TokenRevoked(token.id)]
         with pytest.raises(Unauthenticated):
             worker.index.authenticate(made.text.reveal(), NOW)
+
+
+async def test_workers_hear_nothing_of_endpoints(bus: Bus) -> None:
+    bob, lab = make.user("bob"), make.cluster("lab")
+    bus.index.load(Snapshot([lab], [bob], [], {}))
+    worker = await bus.join(0)
+    token = make.endpoint_token(bob, lab)
+    with_endpoint = replace(lab, endpoint=EndpointSettings(ca_pem="PEM"), endpoint_status=EndpointStatus(at=NOW))
+    delta = Delta(clusters={lab.id: with_endpoint}, tokens={token.id: token})
+    assert list(parts(delta)) == [messages.Changed(delta=Delta(clusters={lab.id: lab}))]
+    bus.commit(clusters={lab.id: with_endpoint}, tokens={token.id: token})
+    bus.commit(members={lab.id: Members({bob.id: "m-1"})})
+    await until(lambda: worker.changes)
+    late = await bus.join(1)
+    for one in (worker, late):
+        assert one.index.snapshot().tokens == []
+        assert one.index.snapshot().clusters == [lab]
 
 
 async def test_who_may_enter_reaches_everybody_whole_however_many_they_are(bus: Bus) -> None:

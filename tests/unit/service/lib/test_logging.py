@@ -22,6 +22,7 @@ def test_secrets_are_removed_from_every_kind_of_value(fmt: str, capsys: pytest.C
     log.info(f"the event itself {token}")
     log.info("bytes", data=token.encode(), header=f"Authorization: Bearer {CANARY}")
     standard.getLogger("library").warning("join mrj_j-abcdefghijkl_%s", CANARY)
+    standard.getLogger("library").warning("direct mre_e-abcdefghijkl_%s", CANARY)
     try:
         raise ValueError(f"bad token {token}")
     except ValueError:

@@ -40,6 +40,7 @@ def test_ordinary_names_pass_unchanged(name: str) -> None:
         ("bob\u2066", "U+2066"),
         ("bob\ud800", "U+D800"),
         ("mrg_t-abcdefghijkl_" + "a" * 52, "token"),
+        ("mre_e-abcdefghijkl_" + "a" * 52, "token"),
         ("Bearer MRJ_j-abcdefghijkl_x", "token"),
     ],
 )

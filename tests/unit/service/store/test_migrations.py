@@ -72,7 +72,7 @@ async def test_two_servers_that_start_together_migrate_once(empty_url: str) -> N
         await second.aclose()
 
 
-async def test_a_database_from_before_policies_keeps_everything(empty_url: str) -> None:
+async def test_a_database_of_the_first_version_keeps_everything(empty_url: str) -> None:
     store = open_store(empty_url)
     try:
         async with store.engine.begin() as connection:
@@ -83,6 +83,10 @@ async def test_a_database_from_before_policies_keeps_everything(empty_url: str) 
         async with store.engine.connect() as connection:
             after = {table: await _rows(connection, table) for table in _FIRST}
         assert [row.pop("profile") for row in after["clusters"]] == ["proxy-only"]
+        assert [row.pop("audience") for row in after["tokens"]] == ["server"]
+        endpoints = [(row.pop("endpoint"), row.pop("endpoint_status")) for row in after["clusters"]]
+        assert endpoints == [(None, None)]
+        assert [row.pop("endpoint_revision") for row in after["clusters"]] == [0]
         assert after == before
         assert (await store.policy())[1] == Policy()
         snapshot = await store.snapshot(0)

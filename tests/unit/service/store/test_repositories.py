@@ -3,10 +3,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from mooring.lib.secrets import Secret
 from mooring.store.ports import Paging, Taken, VisibleTo
-from mooring.store.records import ADMIN_GROUP_ID, Cluster, ClusterStatus, Condition, JoinToken, User
+from mooring.store.records import (
+    ADMIN_GROUP_ID,
+    Cluster,
+    ClusterStatus,
+    Condition,
+    Delta,
+    EndpointNode,
+    EndpointSettings,
+    EndpointStatus,
+    JoinToken,
+    User,
+)
 from mooring.store.sql import SqlStore
 from support import records as make
 
@@ -316,6 +329,77 @@ async def test_tokens_are_selected_revoked_and_purged(store: SqlStore) -> None:
         assert await tx.tokens.purge(make.NOW) == 1
         assert await tx.tokens.get(third.id) is None
         assert await tx.tokens.purge(make.NOW + 11) == 1
+
+
+async def test_tokens_for_endpoints_are_told_apart_from_those_for_the_server(store: SqlStore) -> None:
+    ann, bob = await add_users(store, "ann", "bob")
+    prod, test = await add_clusters(store, "prod", "test")
+    scoped = make.token(ann, created_at=make.NOW, cluster_id=prod.id, cluster_name="prod")
+    first = make.endpoint_token(ann, prod, created_at=make.NOW + 1)
+    second = make.endpoint_token(bob, prod, created_at=make.NOW + 2, expires_at=make.NOW - 5)
+    third = make.endpoint_token(ann, test, created_at=make.NOW + 3)
+    async with store.write() as tx:
+        for token in (scoped, first, second, third):
+            assert await tx.tokens.add(token) == token
+        assert await tx.tokens.get(first.id) == first
+        assert (await tx.tokens.page(Paging(), audience="endpoint")).items == [first, second, third]
+        assert (await tx.tokens.page(Paging(), audience="server", cluster="prod")).items == [scoped]
+        assert await tx.tokens.count_active(ann.id, make.NOW) == 1
+        assert await tx.tokens.count_active(ann.id, make.NOW, audience="endpoint") == 2
+        assert await tx.tokens.count_active(ann.id, make.NOW, audience="endpoint", cluster_id=prod.id) == 1
+        assert await tx.tokens.count_active(None, make.NOW - 9, audience="endpoint", cluster_id=prod.id) == 2
+        assert {token.id for token in await tx.tokens.of_endpoints(make.NOW)} == {first.id, third.id}
+        assert {token.id for token in await tx.tokens.of_endpoints(make.NOW - 6)} == {first.id, second.id, third.id}
+    assert [token.id for token in (await store.snapshot(make.NOW)).tokens] == [scoped.id]
+    heard: list[Delta] = []
+    store.on_commit(heard.append)
+    async with store.write() as tx:
+        assert await tx.tokens.revoke_endpoint(prod.id, make.NOW + 9) == 2
+    assert heard[0].tokens.keys() == {first.id, second.id}
+    async with store.read() as tx:
+        assert {token.id for token in await tx.tokens.of_endpoints(0)} == {third.id}
+        kept = await tx.tokens.get(scoped.id)
+    assert kept is not None
+    assert kept.revoked_at is None
+
+
+async def test_the_endpoint_of_a_cluster_is_set_and_reported(store: SqlStore) -> None:
+    prod, test = await add_clusters(store, "prod", "test")
+    settings = EndpointSettings(mode="agent", fqdn="prod.example:6443", ca_pem="PEM", ttl_seconds=60, grace_seconds=5)
+    status = EndpointStatus(
+        nodes=(EndpointNode("m1", "10.0.0.1", 6443),), ca_pem="CA", revision=2**40, digest="d" * 64, at=make.NOW
+    )
+    heard: list[Delta] = []
+    store.on_commit(heard.append)
+    async with store.write() as tx:
+        assert await tx.clusters.with_endpoint() == {}
+        changed = await tx.clusters.set_endpoint(prod.id, make.NOW + 1, settings)
+        assert (changed.endpoint, changed.version) == (settings, prod.version + 1)
+        await tx.clusters.set_endpoint_statuses({prod.id: status, "c-gone": status})
+        assert await tx.clusters.with_endpoint() == {prod.id: 0}
+    seen = heard[0].clusters
+    assert seen["c-gone"] is None
+    assert seen[prod.id] == replace(changed, endpoint_status=status)
+    assert heard[0].policy_revision is None, "it changes nothing in any policy"
+    async with store.write() as tx:
+        assert await tx.clusters.get(prod.id) == seen[prod.id], "a report is no edit"
+        assert (await tx.clusters.set_endpoint(prod.id, make.NOW + 2, None)).endpoint is None
+        assert await tx.clusters.with_endpoint() == {}
+        assert await tx.clusters.add(make.cluster("new", endpoint=settings)) is not None
+        assert (await tx.clusters.get(test.id)) == test
+
+
+async def test_revisions_of_an_endpoint_are_given_out_once(store: SqlStore) -> None:
+    prod, test = await add_clusters(store, "prod", "test")
+    async with store.write() as tx:
+        assert await tx.clusters.take_endpoint_revisions({prod.id: 0, test.id: 7, "c-gone": 0}, 100) == {
+            prod.id: 0,
+            test.id: 7,
+        }
+    async with store.write() as tx:
+        assert await tx.clusters.take_endpoint_revisions({prod.id: 0, test.id: 7}, 1) == {prod.id: 100, test.id: 107}
+        assert await tx.clusters.take_endpoint_revisions({prod.id: 2**50}, 1) == {prod.id: 2**50}
+        assert await tx.clusters.with_endpoint() == {prod.id: 2**50 + 1, test.id: 108}
 
 
 async def test_all_tokens_of_a_user_go_but_the_one_to_keep(store: SqlStore) -> None:

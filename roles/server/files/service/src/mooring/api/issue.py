@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making API tokens: the one place, whoever asks (login, tokens, kubeconfig), so that the rules are the same."""
+"""Making tokens: the one place, whoever asks (login, tokens, kubeconfig), so that the rules are the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mooring.authn import tokens
 from mooring.authn.identity import Identity
 from mooring.lib.secrets import Secret
 from mooring.store.ports import Transaction
-from mooring.store.records import Cluster, Token, User
+from mooring.store.records import Audience, Cluster, Token, User
+from mooring.wire import endpoint
 
 MAX_TOKENS_PER_USER = 1000
 
@@ -32,6 +33,49 @@ async def issue(
             hint="revoke some, or wait until they expire",
         )
     made = tokens.new_token("mrg")
+    return await _add(tx, made, user, description, now, expires_at, cluster, "server"), made.text
+
+
+async def issue_endpoint(
+    tx: Transaction, services: Services, user: User, description: str, expires_at: float, cluster: Cluster
+) -> tuple[Token, Secret]:
+    """The same for the endpoint of a cluster, where the token is good, and nowhere else. Raises Problem if the cluster
+    has none, or if there are too many. That the user may enter the cluster is the caller's to ask."""
+    now = services.clock.now()
+    if cluster.endpoint is None:
+        raise conflict(
+            "no_endpoint",
+            f"the cluster {cluster.name!r} has no endpoint of its own",
+            field="cluster",
+            hint="an administrator sets one up with 'mooring cluster endpoint set'",
+        )
+    active = tx.tokens.count_active
+    if await active(user.id, now, audience="endpoint", cluster_id=cluster.id) >= endpoint.MAX_TOKENS_PER_USER:
+        raise conflict(
+            "too_many_tokens",
+            f"the user {user.name!r} has {endpoint.MAX_TOKENS_PER_USER} tokens for the endpoint of {cluster.name!r}",
+            hint="revoke some, or wait until they expire",
+        )
+    if await active(None, now, audience="endpoint", cluster_id=cluster.id) >= endpoint.MAX_TOKENS:
+        raise conflict(
+            "too_many_tokens",
+            f"there are {endpoint.MAX_TOKENS} tokens for the endpoint of {cluster.name!r}",
+            hint="revoke some, or wait until they expire",
+        )
+    made = tokens.new_endpoint_token(cluster.id)
+    return await _add(tx, made, user, description, now, expires_at, cluster, "endpoint"), made.text
+
+
+async def _add(
+    tx: Transaction,
+    made: tokens.NewToken,
+    user: User,
+    description: str,
+    now: float,
+    expires_at: float,
+    cluster: Cluster | None,
+    audience: Audience,
+) -> Token:
     token = Token(
         id=made.id,
         hash=made.hash,
@@ -42,8 +86,9 @@ async def issue(
         cluster_name=None if cluster is None else cluster.name,
         created_at=now,
         expires_at=expires_at,
+        audience=audience,
     )
-    return await tx.tokens.add(token), made.text
+    return await tx.tokens.add(token)
 
 
 def end_of_life(services: Services, caller: Identity, ttl: int | None, default: int) -> float:

@@ -9,14 +9,15 @@ what they hold open. The index must never grant what the store did not say, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from mooring.authn import tokens
 from mooring.authn.identity import ADMIN_GROUP, Identity
 from mooring.lib import logging
 from mooring.lib.errors import MooringError
-from mooring.store.records import Cluster, ClusterState, Delta, Members, Snapshot, Token, User
+from mooring.store.records import Audience, Cluster, ClusterState, Delta, Members, Snapshot, Token, User
+from mooring.wire.endpoint import parse_token
 
 
 class Unauthenticated(MooringError):
@@ -80,20 +81,37 @@ class ClusterView:
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """A bearer token as it was shown, read: None when it has not the form of one of ours. It proves nothing yet."""
+    """A bearer token as it was shown, read: None when it has not the form of one of ours. It proves nothing yet.
+    `elsewhere`: it has the form of one for a cluster's own endpoint."""
 
     token: tokens.ParsedToken | None
+    elsewhere: bool = False
 
 
 def present(bearer: str) -> Presented:
     """Read a bearer token, so that showing it again costs no more hashing."""
-    return Presented(tokens.parse(bearer, "mrg"))
+    return Presented(tokens.parse(bearer, "mrg"), parse_token(bearer) is not None)
+
+
+def held(delta: Delta, audience: Audience = "server") -> Delta:
+    """What of a change an index holds: no policy, no token for another audience, and of clusters nothing about their
+    endpoints."""
+    return Delta(
+        clusters={key: None if cluster is None else _plain(cluster) for key, cluster in delta.clusters.items()},
+        users=delta.users,
+        tokens={key: token for key, token in delta.tokens.items() if token is None or token.audience == audience},
+        members=delta.members,
+    )
 
 
 class Index:
-    """The identities, memberships and clusters of this server. One event loop uses it; nothing in it waits."""
+    """The identities, memberships and clusters of this server. One event loop uses it; nothing in it waits.
 
-    def __init__(self) -> None:
+    Tokens for another audience than `audience` are not taken, whoever feeds them: so that one that is good at the
+    endpoint of a cluster opens nothing here, nor one for here anything there."""
+
+    def __init__(self, audience: Audience = "server") -> None:
+        self._audience: Audience = audience
         self._tokens: dict[str, Token] = {}
         self._tokens_of: dict[str, set[str]] = {}  # user id -> token ids
         self._users: dict[str, User] = {}
@@ -111,7 +129,10 @@ class Index:
 
     def authenticate(self, bearer: str | Presented, now: float) -> Identity:
         """The identity that a bearer token proves at the time `now` (Unix seconds). Raises Unauthenticated."""
-        parsed = (present(bearer) if isinstance(bearer, str) else bearer).token
+        shown = present(bearer) if isinstance(bearer, str) else bearer
+        parsed = shown.token
+        if parsed is None and shown.elsewhere:
+            raise Unauthenticated("malformed", "this token is good at the endpoint of its cluster only, not here")
         if parsed is None:
             raise Unauthenticated("malformed", "the bearer token is not a Mooring token")
         token = self._tokens.get(parsed.id)
@@ -147,6 +168,22 @@ class Index:
         if members.until:
             return {fact for fact in facts if members.until.get(fact, inf) > now}
         return facts
+
+    def enters_until(self, user_id: str, cluster_id: str) -> float:
+        """Until when `memberships_of` is not empty (Unix seconds): infinity without an end, minus infinity if nothing
+        lets the user in."""
+        members = self._members.get(cluster_id)
+        user = self._users.get(user_id)
+        if members is None or user is None:
+            return -inf
+        facts = [members.groups[group_id] for group_id, _unused in user.groups if group_id in members.groups]
+        if user.id in members.users:
+            facts.append(members.users[user.id])
+        return max((members.until.get(fact, inf) for fact in facts), default=-inf)
+
+    def user(self, user_id: str) -> User | None:
+        """A user by id."""
+        return self._users.get(user_id)
 
     def groups_of(self, user_id: str) -> tuple[str, ...]:
         """The ids of the groups that a user is in."""
@@ -200,7 +237,7 @@ class Index:
 
     def load(self, snapshot: Snapshot) -> None:
         """Start from what the store holds. Call it before anybody subscribes or asks."""
-        self._clusters = {cluster.id: cluster for cluster in snapshot.clusters}
+        self._clusters = {cluster.id: _plain(cluster) for cluster in snapshot.clusters}
         self._ids = {cluster.name: cluster.id for cluster in snapshot.clusters}
         self._users = {user.id: user for user in snapshot.users}
         self._members = dict(snapshot.members)
@@ -211,7 +248,8 @@ class Index:
         self._tokens_of.clear()
         self._identities.clear()
         for token in snapshot.tokens:
-            self._put_token(token)
+            if token.audience == self._audience:
+                self._put_token(token)
 
     def snapshot(self) -> Snapshot:
         """All that it holds, for another index to start from."""
@@ -235,6 +273,7 @@ class Index:
 
     def apply(self, delta: Delta) -> None:
         """Take over what a transaction changed, then tell the subscribers."""
+        delta = held(delta, self._audience)
         changes: list[Change] = []
         self._apply_tokens(delta.tokens, changes)
         self._apply_users(delta.users, changes)
@@ -367,6 +406,12 @@ class Index:
                     self._drop_token(token.id)
                     changes.append(TokenRevoked(token.id))
                 changes.append(ClusterRemoved(cluster_id))
+
+
+def _plain(cluster: Cluster) -> Cluster:
+    if cluster.endpoint is None and cluster.endpoint_status is None:
+        return cluster
+    return replace(cluster, endpoint=None, endpoint_status=None)
 
 
 def _view(cluster: Cluster) -> ClusterView:

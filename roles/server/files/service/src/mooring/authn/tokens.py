@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form of our opaque tokens: ``mrg_<id>_<secret>`` for users, ``mrj_<id>_<secret>`` for joining a cluster.
+"""The form of our opaque tokens: ``mrg_<id>_<secret>`` for users, ``mrj_<id>_<secret>`` for joining a cluster, and
+``mre_<id>_<secret>`` for users at the endpoint of one cluster, which is the only one that reads those.
 
 The id finds the row, the secret (256 random bits) proves possession, and only its SHA-256 is kept. A fast hash is right
 here: there is nothing to guess in 256 random bits. This module must not know where tokens are stored.
@@ -17,6 +18,7 @@ from typing import Literal
 
 from mooring.lib.ids import new_id
 from mooring.lib.secrets import Secret
+from mooring.wire.endpoint import token_hash
 
 Kind = Literal["mrg", "mrj"]
 
@@ -43,9 +45,14 @@ class ParsedToken:
 
 def new_token(kind: Kind) -> NewToken:
     """Make a token with a fresh id and 256 random bits."""
-    token_id = new_id(_ID_PREFIX[kind])
-    secret = base64.b32encode(secrets.token_bytes(32)).decode().rstrip("=").lower()
+    token_id, secret = new_id(_ID_PREFIX[kind]), _secret()
     return NewToken(token_id, Secret(f"{kind}_{token_id}_{secret}"), _hash(secret))
+
+
+def new_endpoint_token(cluster_id: str) -> NewToken:
+    """Make a token for the endpoint of this cluster; what is stored of it is of use there only."""
+    token_id, secret = new_id("e"), _secret()
+    return NewToken(token_id, Secret(f"mre_{token_id}_{secret}"), token_hash(cluster_id, secret))
 
 
 def parse(text: str, kind: Kind) -> ParsedToken | None:
@@ -59,6 +66,10 @@ def parse(text: str, kind: Kind) -> ParsedToken | None:
 def same(stored: bytes, presented: bytes) -> bool:
     """Compare two hashes in constant time."""
     return hmac.compare_digest(stored, presented)
+
+
+def _secret() -> str:
+    return base64.b32encode(secrets.token_bytes(32)).decode().rstrip("=").lower()
 
 
 def _hash(secret: str) -> bytes:

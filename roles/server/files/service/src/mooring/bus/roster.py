@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from mooring.authn.agents import AgentIdentity
-from mooring.authn.index import Index
+from mooring.authn.index import Index, held
 from mooring.authn.replays import Replays
 from mooring.bus import messages, totals
 from mooring.bus.channel import Channel
@@ -303,8 +303,9 @@ class Roster:
 def parts(delta: Delta) -> Iterator[messages.Changed | messages.MembersPart]:
     """A change in messages that are not too large, in the order in which an index takes over the whole.
 
-    The policy stays here: a worker needs to know who may enter, and no more.
+    The policy stays here, and all about the endpoints of clusters: a worker needs to know who may enter, and no more.
     """
+    delta = held(delta)
     for chunk in _chunks(delta.tokens):
         yield messages.Changed(delta=Delta(tokens=chunk))
     for users in _chunks(delta.users):

@@ -20,8 +20,8 @@ from mooring.lib.secrets import REDACTED, Secret
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("json", "console")
 
-# The secret part of our own tokens (`mrg_<id>_<secret>`, `mrj_<id>_<secret>`) and of bearer headers.
-_TOKEN: Final = re.compile(r"\b(mr[gj]_[A-Za-z0-9-]{1,64}_)[A-Za-z0-9_-]{8,}")
+# The secret part of our own tokens (`mrg_<id>_<secret>`; `mrj`, `mre`) and of bearer headers.
+_TOKEN: Final = re.compile(r"\b(mr[gje]_[A-Za-z0-9-]{1,64}_)[A-Za-z0-9_-]{8,}")
 _BEARER: Final = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}")
 
 

@@ -23,7 +23,7 @@ _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # A token of ours, or the beginning of one (`authn.tokens`), or a JWT, such as a service account's (RFC 7519).
 _TOKEN: Final = re.compile(
-    r"(?i:mr[gj]_[tj]-[a-z2-7]{12}_)|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", re.ASCII
+    r"(?i:mr[gje]_[tje]-[a-z2-7]{12}_)|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", re.ASCII
 )
 # Format characters (joiners, zero-width spaces) and marks that stand on the letter before them.
 _UNSEEN_CATEGORIES: Final = frozenset({"Cf", "Mn", "Me"})

@@ -29,10 +29,13 @@ from mooring.store.policies import (
     Subject,
 )
 from mooring.store.records import (
+    Audience,
     Cluster,
     ClusterState,
     ClusterStatus,
     Delta,
+    EndpointSettings,
+    EndpointStatus,
     Group,
     JoinToken,
     Membership,
@@ -115,6 +118,20 @@ class Clusters(Protocol):
         """By the ids of clusters, all in one statement: hundreds change when a server starts. One that is gone is
         passed over."""
 
+    async def set_endpoint(self, cluster_id: str, now: float, settings: EndpointSettings | None) -> Cluster:
+        """How the cluster may be reached without this server; None: not at all."""
+
+    async def set_endpoint_statuses(self, statuses: Mapping[str, EndpointStatus]) -> None:
+        """What agents said, by the ids of their clusters. One that is gone is passed over."""
+
+    async def take_endpoint_revisions(self, least: Mapping[str, int], count: int) -> Mapping[str, int]:
+        """Take the next `count` revisions of each of these clusters' documents: those above the number that is
+        returned, which is never below the one in `least`. They are given out once. A cluster that is gone is not in
+        it."""
+
+    async def with_endpoint(self) -> Mapping[str, int]:
+        """The ids of the clusters that have an endpoint, or had one, each with the last revision that was taken."""
+
     async def seen(self, cluster_ids: Iterable[str], now: float) -> None: ...
 
     async def all_disconnected(self, reason: str) -> int:
@@ -196,15 +213,25 @@ class Tokens(Protocol):
         user: str | None = None,
         cluster: str | None = None,
         active_at: float | None = None,
+        audience: Audience | None = None,
     ) -> Page[Token]: ...
 
     async def add(self, token: Token) -> Token: ...
 
-    async def count_active(self, user_id: str, now: float) -> int: ...
+    async def count_active(
+        self, user_id: str | None, now: float, *, audience: Audience = "server", cluster_id: str | None = None
+    ) -> int:
+        """How many of this audience are in force: of this user (None: of all), for this cluster (None: any or none)."""
+
+    async def of_endpoints(self, ended_after: float) -> list[Token]:
+        """Those for the endpoints of clusters that are not revoked, nor expired at that time."""
 
     async def revoke(self, token_ids: Iterable[str], now: float) -> None: ...
 
     async def revoke_all_of(self, user_id: str, now: float, keep: str | None = None) -> None: ...
+
+    async def revoke_endpoint(self, cluster_id: str, now: float) -> int:
+        """All for the endpoint of this cluster; how many that were."""
 
     async def used(self, times: Mapping[str, float]) -> None: ...
 

@@ -15,6 +15,9 @@ from mooring.store.policies import PolicyDelta
 
 ClusterState = Literal["pending", "connected", "disconnected", "refused"]
 CLUSTER_STATES: tuple[ClusterState, ...] = ("pending", "connected", "disconnected", "refused")
+EndpointMode = Literal["webhook", "agent"]
+Audience = Literal["server", "endpoint"]
+"""Who takes a token: this server, or one cluster's own endpoint. Neither takes the other's."""
 
 ADMIN_GROUP_ID = "g-adminsadmins"
 """The id of the built-in group ``admins``; the first migration makes it."""
@@ -43,12 +46,51 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSettings:
+    """How a cluster may be reached without this server. `mode`: whether its API server asks `kube-api-auth` (webhook),
+    or its agent serves the endpoint (agent). `fqdn`: a name, with or without a port, that leads to it; "": none;
+    `ca_pem` is the CA of that name. `ttl_seconds`: for how long tokens are good by default. `grace_seconds`: for how
+    long an expired token is still taken while the server cannot be reached; 0: not at all."""
+
+    mode: EndpointMode = "webhook"
+    fqdn: str = ""
+    ca_pem: str = ""
+    ttl_seconds: int = 3600
+    grace_seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointNode:
+    """Where one control-plane node serves the Kubernetes API."""
+
+    name: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointStatus:
+    """What the agent last said, at the time `at`. `ca_pem` is the CA of the API server on `nodes`; `serving_url` and
+    `serving_ca_pem` are of the endpoint that the agent serves itself. `revision` and `digest` are of the tokens that it
+    has put into the cluster; `problem` says why it could not."""
+
+    nodes: tuple[EndpointNode, ...] = ()
+    ca_pem: str = ""
+    serving_url: str = ""
+    serving_ca_pem: str = ""
+    revision: int = 0
+    digest: str = ""
+    problem: str = ""
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """A downstream cluster: what a person wrote (name, description, labels) and what was seen of it (the rest).
 
     ``version`` counts what people wrote only, so that an agent's report never makes a person's edit fail.
     ``public_key`` is the raw Ed25519 key of the agent (32 bytes); None means that nobody registered yet. ``profile`` is
-    what its manifest was made for.
+    what its manifest was made for. ``endpoint``: how it may be reached without this server; None: not at all.
     """
 
     id: str
@@ -72,6 +114,8 @@ class Cluster:
     cluster_uid: str | None = None
     public_key: bytes | None = None
     profile: Profile = "proxy-only"
+    endpoint: EndpointSettings | None = None
+    endpoint_status: EndpointStatus | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +178,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """An API token, without its secret: ``hash`` is SHA-256 of it. ``cluster_id`` limits it to that cluster's proxy."""
+    """A token, without its secret: ``hash`` is SHA-256 of it. ``cluster_id`` limits it to that cluster's proxy.
+
+    One with the audience `endpoint` is good at the endpoint of its cluster and nowhere else; its hash is
+    `wire.endpoint.token_hash`.
+    """
 
     id: str
     hash: bytes
@@ -147,6 +195,7 @@ class Token:
     expires_at: float | None
     last_used_at: float | None = None
     revoked_at: float | None = None
+    audience: Audience = "server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +242,8 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that the in-memory index needs at start. Tokens that are revoked or expired are left out."""
+    """All that the in-memory index needs at start. Tokens that are revoked or expired are left out, and those that
+    this server does not take."""
 
     clusters: list[Cluster]
     users: list[User]

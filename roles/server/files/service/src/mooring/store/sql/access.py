@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from sqlalchemy import delete, func, or_, select, update
 
 from mooring.store.ports import Paging, Taken
-from mooring.store.records import Membership, Page, Token
+from mooring.store.records import Audience, Membership, Page, Token
 from mooring.store.sql.base import Repository, chunks, matches
 from mooring.store.sql.tables import ClusterRow, GroupRow, MembershipRow, SettingRow, TokenRow, UserRow
 
@@ -25,8 +26,11 @@ class SqlTokens(Repository):
         user: str | None = None,
         cluster: str | None = None,
         active_at: float | None = None,
+        audience: Audience | None = None,
     ) -> Page[Token]:
         statement = select(TokenRow)
+        if audience is not None:
+            statement = statement.where(TokenRow.audience == audience)
         if user is not None:
             owners = select(UserRow.id).where(matches(UserRow.id, UserRow.name, user))
             statement = statement.where(TokenRow.user_id.in_(owners))
@@ -54,20 +58,30 @@ class SqlTokens(Repository):
                 expires_at=token.expires_at,
                 last_used_at=token.last_used_at,
                 revoked_at=token.revoked_at,
+                audience=token.audience,
             )
         )
         await self.session.flush()
         self.touched.tokens.add(token.id)
         return token
 
-    async def count_active(self, user_id: str, now: float) -> int:
-        return await self.count(
-            select(TokenRow.id).where(
-                TokenRow.user_id == user_id,
-                TokenRow.revoked_at.is_(None),
-                or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now),
-            )
+    async def count_active(
+        self, user_id: str | None, now: float, *, audience: Audience = "server", cluster_id: str | None = None
+    ) -> int:
+        statement = select(TokenRow.id).where(
+            TokenRow.audience == audience,
+            TokenRow.revoked_at.is_(None),
+            or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now),
         )
+        if user_id is not None:
+            statement = statement.where(TokenRow.user_id == user_id)
+        if cluster_id is not None:
+            statement = statement.where(TokenRow.cluster_id == cluster_id)
+        return await self.count(statement)
+
+    async def of_endpoints(self, ended_after: float) -> list[Token]:
+        alive = TokenRow.revoked_at.is_(None), or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > ended_after)
+        return await self.records(await self.all(select(TokenRow).where(TokenRow.audience == "endpoint", *alive)))
 
     async def revoke(self, token_ids: Iterable[str], now: float) -> None:
         for some in chunks(token_ids):
@@ -79,6 +93,12 @@ class SqlTokens(Repository):
     async def revoke_all_of(self, user_id: str, now: float, keep: str | None = None) -> None:
         ids = await self.all(select(TokenRow.id).where(TokenRow.user_id == user_id, TokenRow.revoked_at.is_(None)))
         await self.revoke((token_id for token_id in ids if token_id != keep), now)
+
+    async def revoke_endpoint(self, cluster_id: str, now: float) -> int:
+        of_it = TokenRow.cluster_id == cluster_id, TokenRow.audience == "endpoint", TokenRow.revoked_at.is_(None)
+        ids = await self.all(select(TokenRow.id).where(*of_it))
+        await self.revoke(ids, now)
+        return len(ids)
 
     async def used(self, times: Mapping[str, float]) -> None:
         for token_id, when in times.items():
@@ -119,6 +139,7 @@ class SqlTokens(Repository):
                 expires_at=row.expires_at,
                 last_used_at=row.last_used_at,
                 revoked_at=row.revoked_at,
+                audience=cast(Audience, row.audience),
             )
             for row in rows
         ]

@@ -11,7 +11,16 @@ from sqlalchemy import ColumnElement, Table, bindparam, delete, func, or_, selec
 
 from mooring.lib.profiles import Profile
 from mooring.store.ports import Paging, Taken, VisibleTo
-from mooring.store.records import Cluster, ClusterState, ClusterStatus, Condition, JoinToken, Page
+from mooring.store.records import (
+    Cluster,
+    ClusterState,
+    ClusterStatus,
+    Condition,
+    EndpointSettings,
+    EndpointStatus,
+    JoinToken,
+    Page,
+)
 from mooring.store.sql.base import Repository, chunks, encode, fitting, matches
 from mooring.store.sql.roles import global_role, reach
 from mooring.store.sql.tables import (
@@ -27,6 +36,8 @@ from mooring.store.sql.tables import (
 )
 
 _CONDITIONS = msgspec.json.Decoder(tuple[Condition, ...])
+_ENDPOINT = msgspec.json.Decoder(EndpointSettings)
+_ENDPOINT_STATUS = msgspec.json.Decoder(EndpointStatus)
 
 
 class SqlClusters(Repository):
@@ -90,6 +101,8 @@ class SqlClusters(Repository):
                 cluster_uid=cluster.cluster_uid,
                 public_key=cluster.public_key,
                 profile=cluster.profile,
+                endpoint=None if cluster.endpoint is None else encode(cluster.endpoint),
+                endpoint_status=None if cluster.endpoint_status is None else encode(cluster.endpoint_status),
             )
         )
         await self.session.flush()
@@ -159,6 +172,38 @@ class SqlClusters(Repository):
         one = update(cast(Table, table)).where(table.c.id == bindparam("status_of"))
         await self.session.execute(one.values({name: bindparam(name) for name in ("conditions", *names)}), rows)
         self.touched.clusters.update(statuses)
+
+    async def set_endpoint(self, cluster_id: str, now: float, settings: EndpointSettings | None) -> Cluster:
+        row = await self._row(cluster_id)
+        row.endpoint = None if settings is None else encode(settings)
+        row.updated_at = now
+        row.version += 1
+        await self.session.flush()
+        self.touched.clusters.add(cluster_id)
+        return await self._again(cluster_id)
+
+    async def set_endpoint_statuses(self, statuses: Mapping[str, EndpointStatus]) -> None:
+        for cluster_id, status in statuses.items():
+            statement = update(ClusterRow).where(ClusterRow.id == cluster_id)
+            await self.session.execute(statement.values(endpoint_status=encode(status)))
+        self.touched.clusters.update(statuses)
+
+    async def take_endpoint_revisions(self, least: Mapping[str, int], count: int) -> dict[str, int]:
+        taken: dict[str, int] = {}
+        for some in chunks(least):
+            rows = select(ClusterRow.id, ClusterRow.endpoint_revision).where(ClusterRow.id.in_(some))
+            for cluster_id, before in await self.session.execute(rows):
+                taken[cluster_id] = max(before, least[cluster_id])
+        for cluster_id, before in taken.items():
+            statement = update(ClusterRow).where(ClusterRow.id == cluster_id)
+            await self.session.execute(statement.values(endpoint_revision=before + count))
+        return taken
+
+    async def with_endpoint(self) -> dict[str, int]:
+        statement = select(ClusterRow.id, ClusterRow.endpoint_revision).where(
+            or_(ClusterRow.endpoint.is_not(None), ClusterRow.endpoint_revision > 0)
+        )
+        return {row[0]: row[1] for row in await self.session.execute(statement)}
 
     async def seen(self, cluster_ids: Iterable[str], now: float) -> None:
         for some in chunks(cluster_ids):
@@ -298,4 +343,6 @@ def _record(row: ClusterRow, labels: Mapping[str, str]) -> Cluster:
         cluster_uid=row.cluster_uid,
         public_key=row.public_key,
         profile=cast(Profile, row.profile),
+        endpoint=None if row.endpoint is None else _ENDPOINT.decode(row.endpoint),
+        endpoint_status=None if row.endpoint_status is None else _ENDPOINT_STATUS.decode(row.endpoint_status),
     )

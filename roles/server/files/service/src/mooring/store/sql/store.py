@@ -174,7 +174,9 @@ class SqlStore:
         async with self.read() as transaction:
             clusters, users, tokens = transaction.clusters, transaction.users, transaction.tokens
             alive = select(TokenRow).where(
-                TokenRow.revoked_at.is_(None), TokenRow.expires_at.is_(None) | (TokenRow.expires_at > now)
+                TokenRow.audience == "server",
+                TokenRow.revoked_at.is_(None),
+                TokenRow.expires_at.is_(None) | (TokenRow.expires_at > now),
             )
             return Snapshot(
                 clusters=list(await clusters.records(await clusters.all(select(ClusterRow)))),

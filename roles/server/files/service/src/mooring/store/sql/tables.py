@@ -7,7 +7,7 @@ leave this package; the repositories turn them into records.
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, LargeBinary, Text
+from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, LargeBinary, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # Byte order, as SQLite has it: names then sort alike everywhere, whatever the locale of the PostgreSQL server.
@@ -52,6 +52,9 @@ class ClusterRow(Base):
     cluster_uid: Mapped[str | None] = mapped_column(unique=True)
     public_key: Mapped[bytes | None]
     profile: Mapped[str] = mapped_column(server_default="proxy-only")
+    endpoint: Mapped[str | None]  # JSON of EndpointSettings
+    endpoint_status: Mapped[str | None]  # JSON of EndpointStatus
+    endpoint_revision: Mapped[int] = mapped_column(BigInteger, server_default="0")  # up to which they are given out
 
 
 class LabelRow(Base):
@@ -123,6 +126,7 @@ class TokenRow(Base):
     expires_at: Mapped[float | None]
     last_used_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
+    audience: Mapped[str] = mapped_column(server_default="server")
 
 
 class MembershipRow(Base):
