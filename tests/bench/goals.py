@@ -50,7 +50,7 @@ GOALS = (
     Goal("agent_idle_rss_mb", "idle", 64, "MB", True, "resident memory of an idle agent"),
     Goal("agent_idle_mb_per_day", "idle", 1, "MB/day", True, "bytes on the wire of an idle agent, IP headers included"),
     Goal("watch_events_lost", "watches", 0, "events", True, "of 1,000 watches with 100 writes and events a second"),
-    Goal("soak_rss_growth_ratio", "soak", 1.1, "x", True, "memory of the server at the end over that after warm-up"),
+    Goal("soak_rss_growth_ratio", "soak", 1.1, "x", True, "memory, end over warm-up, worst of server and agents"),
 )
 BY_NAME = {goal.name: goal for goal in GOALS}
 
