@@ -72,10 +72,10 @@ GUARDS: tuple[Guard, ...] = (
         KEPT + "::test_the_time_goes_on_by_the_monotonic_clock_and_never_falls_behind_the_other"),
     off("policy-time-is-bounded", 12, "agent/policy/timekeeper.py", " or abs(ahead) > MOST", "",
         KEPT + "::test_the_server_corrects_the_time_by_an_hour_at_most"),
-    off("a-read-only-agent-cannot-escalate", 12, "kube/manifest.py",
+    off("a-read-only-agent-cannot-escalate", 12, "kube/rights.py",
         'if profile == "admin":', 'if profile != "proxy-only":',
         MANIFEST + "::test_a_read_only_agent_holds_nothing_but_reading_and_cannot_give_away_more"),
-    off("a-proxy-only-agent-manages-no-roles", 12, "kube/manifest.py",
+    off("a-proxy-only-agent-manages-no-roles", 12, "kube/rights.py",
         'if profile == "read-only":', "if True:",
         MANIFEST + "::test_an_agent_that_is_only_a_proxy_touches_neither_roles_nor_namespaces"),
 )  # fmt: skip

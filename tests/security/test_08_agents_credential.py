@@ -4,7 +4,7 @@
 An agent is known at `/tunnel/connect` and, for its own policy, at `/api/v1/agents/policy`, and nowhere else: it reads
 no cluster, not even its own, and lists nothing.
 Guards: `authn/tokens.py` and `authn/index.py` (only `mrg_` tokens of users are bearers), `api/access.py` (each route
-says who may call it), `proxy/chain.py` (`authenticate`), `kube/manifest.py` (what its service accounts may do).
+says who may call it), `proxy/chain.py` (`authenticate`), `kube/rights.py` (what its service accounts may do).
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ OPTIONS = ManifestOptions(
 )
 
 
+ENDPOINT_SECRETS = ["mooring-endpoint", *(f"mooring-endpoint-{number}" for number in range(16))]
+
+
 def find(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     (one,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
     return one
@@ -78,6 +81,7 @@ def test_the_agent_reads_its_own_secrets_only_and_cannot_impersonate(profile: Pr
                 "mooring-join",
                 "mooring-agent-identity",
                 *(f"mooring-policy-{number}" for number in range(16)),
+                *ENDPOINT_SECRETS,
             }
         if "serviceaccounts/token" in rule.get("resources", []):
             assert rule["resourceNames"] == ["mooring-impersonator"]
@@ -94,7 +98,9 @@ def test_no_right_of_the_agent_is_a_wildcard(profile: Profile) -> None:
 
 def test_an_agent_that_is_only_a_proxy_touches_neither_roles_nor_namespaces() -> None:
     rules = agent_rules("proxy-only")
-    assert {group for rule in rules for group in rule.get("apiGroups", [])} == {""}
+    groups = {group for rule in rules for group in rule.get("apiGroups", [])}
+    assert groups == {"", "coordination.k8s.io", "discovery.k8s.io"}
+    assert [rule for rule in rules if "policy" in str(rule)] == []
     assert [rule["verbs"] for rule in rules if "namespaces" in rule.get("resources", [])] == [["get"]]
 
 
@@ -116,6 +122,29 @@ def test_an_admin_agent_gives_away_what_it_does_not_hold_and_deletes_no_namespac
     }
     spaces = [verb for rule in rules if "namespaces" in rule.get("resources", []) for verb in rule["verbs"]]
     assert not {"delete", "deletecollection", "update"} & set(spaces)
+
+
+def test_kube_api_auth_reads_the_tokens_of_the_endpoint_and_nothing_else() -> None:
+    objects = render(replace(OPTIONS, endpoint="webhook"))
+    name = "mooring-kube-api-auth"
+    assert find(objects, "Role", name)["rules"] == [
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "resourceNames": ENDPOINT_SECRETS,
+            "verbs": ["get", "list", "watch"],
+        }
+    ]
+    bindings = [o for o in objects if o["kind"].endswith("Binding") and o["subjects"][0]["name"] == name]
+    assert [(o["kind"], o["metadata"]["namespace"], o["roleRef"]["name"]) for o in bindings] == [
+        ("RoleBinding", "mooring-system", name)
+    ]
+    assert find(objects, "ServiceAccount", name)["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("endpoint", ["", "agent"])
+def test_without_the_webhook_there_is_no_account_for_it(endpoint: Any) -> None:
+    assert not [name for name in names(render(replace(OPTIONS, endpoint=endpoint))) if "kube-api-auth" in name]
 
 
 def test_the_pod_keeps_the_restricted_standard_that_its_namespace_enforces() -> None:

@@ -1,46 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """The import manifest: what has to be in a downstream cluster for its agent to run and to connect.
 
-A pure function from options to Kubernetes objects. It grants the agent the least that it needs: it may read its own
-Secrets, look at nodes, and make tokens of one other service account, which may impersonate and nothing else. What it
-may do to enforce policies is the profile's to say: nothing (`proxy-only`), give away reading (`read-only`), or give
-away anything (`admin`, by the verbs `escalate` and `bind` of Kubernetes' RBAC). It must never hold a credential but
-the one-time join token.
+A pure function from options to Kubernetes objects. What it lets each service account do is in `mooring.kube.rights`. It
+must never hold a credential but the one-time join token.
 """
 
 from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import yaml
 
-from mooring.kube.names import DEFAULT_NAMESPACE, POLICY_NAME, POLICY_PARTS
+from mooring.kube.names import AGENT, DEFAULT_NAMESPACE, IMPERSONATOR, JOIN_SECRET
+from mooring.kube.objects import RBAC, Manifest, binding, labels, meta, service_account
+from mooring.kube.rights import agent_rules, api_auth_rules, impersonator_rules
 from mooring.lib.profiles import DEFAULT_PROFILE, Profile
 from mooring.lib.secrets import Secret
 from mooring.lib.version import VERSION
 
-Manifest = dict[str, Any]
-
 DEFAULT_IMAGE: Final = f"mooring-agent:{VERSION}"
-AGENT: Final = "mooring-agent"
-IMPERSONATOR: Final = "mooring-impersonator"
-JOIN_SECRET: Final = "mooring-join"  # noqa: S105 - the name of an object
-IDENTITY_SECRET: Final = "mooring-agent-identity"  # noqa: S105 - the name of an object
 ADMINS_BINDING: Final = "mooring-admins"
 # Where the image runs: an unprivileged user that the Containerfile makes.
 _UID: Final = 65532
 _HEALTH_PORT: Final = 8080
-_RBAC: Final = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestOptions:
     """What goes into a manifest.
 
-    `workload` is `none` when the agent runs outside of the cluster as a process. Without a `join_token` the join Secret
-    is left out: an agent that has registered needs none, and the rest can be applied again and again without a change.
+    `endpoint` is how the cluster's authorized endpoint works, empty where it has none: with `webhook` the account of
+    kube-api-auth is made. `workload` is `none` when the agent runs outside of the cluster as a process. Without a
+    `join_token` the join Secret is left out: an agent that has registered needs none, and the rest can be applied again
+    and again without a change.
     """
 
     server_url: str
@@ -55,18 +49,21 @@ class ManifestOptions:
     workload: Literal["deployment", "none"] = "deployment"
     admin_binding: bool = True
     profile: Profile = DEFAULT_PROFILE
+    endpoint: Literal["", "webhook", "agent"] = ""
 
 
 def render(options: ManifestOptions) -> list[Manifest]:
     """The objects, in the order in which they can be applied. Applying them again changes only the join token."""
     objects = [
         _namespace(options),
-        _service_account(options, AGENT, "Runs the agent."),
-        _service_account(options, IMPERSONATOR, "Runs what comes from the server; it may impersonate only."),
+        service_account(options.namespace, AGENT, "Runs the agent."),
+        service_account(options.namespace, IMPERSONATOR, "Runs what comes from the server; it may impersonate only."),
         *([_join_secret(options, options.join_token)] if options.join_token is not None else []),
-        *_agent_rules(options),
-        *_impersonator_rules(options),
+        *agent_rules(options.namespace, options.profile),
+        *impersonator_rules(options.namespace),
     ]
+    if options.endpoint == "webhook":
+        objects += api_auth_rules(options.namespace)
     if options.admin_binding:
         objects.append(_admin_binding(options))
     if options.workload == "deployment":
@@ -82,36 +79,11 @@ def to_yaml(objects: list[Manifest]) -> str:
     return head + yaml.safe_dump_all(objects, explicit_start=True, sort_keys=False, width=120)
 
 
-def _labels() -> dict[str, str]:
-    return {
-        "app.kubernetes.io/name": AGENT,
-        "app.kubernetes.io/part-of": "mooring",
-        "app.kubernetes.io/version": VERSION,
-    }
-
-
-def _meta(name: str, namespace: str | None = None) -> Manifest:
-    meta: Manifest = {"name": name, "labels": _labels()}
-    if namespace is not None:
-        meta["namespace"] = namespace
-    return meta
-
-
 def _namespace(options: ManifestOptions) -> Manifest:
-    meta = _meta(options.namespace)
+    metadata = meta(options.namespace)
     for mode in ("enforce", "audit", "warn"):
-        meta["labels"][f"pod-security.kubernetes.io/{mode}"] = "restricted"
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": meta}
-
-
-def _service_account(options: ManifestOptions, name: str, about: str) -> Manifest:
-    return {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": {**_meta(name, options.namespace), "annotations": {"mooring.fleet/description": about}},
-        # Pods get a token only where they ask for it: the agent's Deployment does.
-        "automountServiceAccountToken": False,
-    }
+        metadata["labels"][f"pod-security.kubernetes.io/{mode}"] = "restricted"
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
 def _join_secret(options: ManifestOptions, token: Secret) -> Manifest:
@@ -124,128 +96,16 @@ def _join_secret(options: ManifestOptions, token: Secret) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": _meta(JOIN_SECRET, options.namespace),
+        "metadata": meta(JOIN_SECRET, options.namespace),
         "type": "Opaque",
         # `data`, not `stringData`: the API server gives it back unchanged, so applying it again shows no difference.
         "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
     }
 
 
-def _role(kind: Literal["Role", "ClusterRole"], meta: Manifest, rules: list[Manifest]) -> Manifest:
-    return {"apiVersion": f"{_RBAC}/v1", "kind": kind, "metadata": meta, "rules": rules}
-
-
-def _binding(kind: str, meta: Manifest, role: str, role_name: str, subject: Manifest) -> Manifest:
-    return {
-        "apiVersion": f"{_RBAC}/v1",
-        "kind": kind,
-        "metadata": meta,
-        "roleRef": {"apiGroup": _RBAC, "kind": role, "name": role_name},
-        "subjects": [subject],
-    }
-
-
-def _account(options: ManifestOptions, name: str) -> Manifest:
-    return {"kind": "ServiceAccount", "name": name, "namespace": options.namespace}
-
-
-def _rule(groups: list[str], resources: list[str], verbs: list[str], names: list[str] | None = None) -> Manifest:
-    rule: Manifest = {"apiGroups": groups, "resources": resources}
-    if names is not None:
-        rule["resourceNames"] = names
-    return {**rule, "verbs": verbs}
-
-
-_READ: Final = ["get", "list", "watch"]
-_MANAGE: Final = [*_READ, "create", "update", "patch", "delete"]
-
-
-def _agent_rules(options: ManifestOptions) -> list[Manifest]:
-    role = _role(
-        "Role",
-        _meta(AGENT, options.namespace),
-        [
-            _rule([""], ["secrets"], ["get", "update", "patch"], [JOIN_SECRET, IDENTITY_SECRET]),
-            # A create cannot be narrowed to a name: the API server does not know the name when it decides.
-            _rule([""], ["secrets"], ["create"]),
-            _rule([""], ["serviceaccounts/token"], ["create"], [IMPERSONATOR]),
-            *([] if options.profile == "proxy-only" else _policy_rules_own()),
-        ],
-    )
-    cluster_role = _role(
-        "ClusterRole",
-        _meta(AGENT),
-        [
-            _rule([""], ["nodes"], _READ),
-            _rule([""], ["namespaces"], ["get"], ["kube-system"]),
-            {"nonResourceURLs": ["/version", "/readyz", "/livez", "/healthz"], "verbs": ["get"]},
-            *_policy_rules(options.profile),
-        ],
-    )
-    account = _account(options, AGENT)
-    return [
-        role,
-        _binding("RoleBinding", _meta(AGENT, options.namespace), "Role", AGENT, account),
-        cluster_role,
-        _binding("ClusterRoleBinding", _meta(AGENT), "ClusterRole", AGENT, account),
-    ]
-
-
-def _policy_rules_own() -> list[Manifest]:
-    """In the agent's own namespace: where policies are kept, who of several agents applies them, and what it tells."""
-    parts = [f"{POLICY_NAME}-{number}" for number in range(POLICY_PARTS)]
-    return [
-        _rule([""], ["secrets"], ["get", "update", "patch", "delete"], parts),
-        _rule(["coordination.k8s.io"], ["leases"], ["create"]),
-        _rule(["coordination.k8s.io"], ["leases"], ["get", "update", "patch"], [POLICY_NAME]),
-        _rule(["events.k8s.io"], ["events"], ["create"]),
-    ]
-
-
-def _policy_rules(profile: Profile) -> list[Manifest]:
-    """What enforcing policies takes in the whole cluster. Nobody can give away by RBAC what he does not hold, unless he
-    has the verbs `escalate` (on roles) and `bind` (on what is bound)."""
-    roles = ["clusterroles", "clusterrolebindings", "rolebindings"]
-    if profile == "admin":
-        return [
-            _rule([_RBAC], roles, _MANAGE),
-            _rule([_RBAC], ["clusterroles"], ["escalate", "bind"]),
-            _rule([""], ["namespaces"], [*_READ, "create", "patch"]),  # never deleted
-            _rule([""], ["resourcequotas", "limitranges"], _MANAGE),
-            _rule(["networking.k8s.io"], ["networkpolicies"], _MANAGE),
-        ]
-    if profile == "read-only":
-        return [
-            _rule([_RBAC], roles, _MANAGE),
-            # What it holds, and so may give away.
-            _rule(["*"], ["*"], _READ),
-            {"nonResourceURLs": ["*"], "verbs": ["get"]},
-        ]
-    return []
-
-
-def _impersonator_rules(options: ManifestOptions) -> list[Manifest]:
-    """Impersonate, and nothing else: a request that lost its headers on the way can do nothing at all."""
-    cluster_role = _role(
-        "ClusterRole",
-        _meta(IMPERSONATOR),
-        [
-            # Service accounts for `kubectl --as=system:serviceaccount:...`: the agent asks the cluster first.
-            {"apiGroups": [""], "resources": ["users", "groups", "serviceaccounts"], "verbs": ["impersonate"]},
-            # uids and userextras/<key>. RBAC has no pattern for the keys; the verb means nothing on what else is there.
-            {"apiGroups": ["authentication.k8s.io"], "resources": ["*"], "verbs": ["impersonate"]},
-        ],
-    )
-    account = _account(options, IMPERSONATOR)
-    return [
-        cluster_role,
-        _binding("ClusterRoleBinding", _meta(IMPERSONATOR), "ClusterRole", IMPERSONATOR, account),
-    ]
-
-
 def _admin_binding(options: ManifestOptions) -> Manifest:
-    subject = {"apiGroup": _RBAC, "kind": "Group", "name": f"{options.identity_prefix}admins"}
-    return _binding("ClusterRoleBinding", _meta(ADMINS_BINDING), "ClusterRole", "cluster-admin", subject)
+    group = {"apiGroup": RBAC, "kind": "Group", "name": f"{options.identity_prefix}admins"}
+    return binding("ClusterRoleBinding", meta(ADMINS_BINDING), "ClusterRole", "cluster-admin", group)
 
 
 def _selector() -> dict[str, str]:
@@ -257,7 +117,7 @@ def _disruption_budget(options: ManifestOptions) -> Manifest:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": _meta(AGENT, options.namespace),
+        "metadata": meta(AGENT, options.namespace),
         "spec": {
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
@@ -329,12 +189,12 @@ def _deployment(options: ManifestOptions) -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _meta(AGENT, options.namespace),
+        "metadata": meta(AGENT, options.namespace),
         "spec": {
             "replicas": options.replicas,
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": _selector()},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {"metadata": {"labels": _labels()}, "spec": pod},
+            "template": {"metadata": {"labels": labels()}, "spec": pod},
         },
     }
