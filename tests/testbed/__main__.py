@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from testbed import binaries, images
+from testbed import binaries, images, kubehost
 from testbed.controlplane import ControlPlane
 from testbed.errors import TestbedError
+from testbed.kubeadm import KubeadmCluster
 from testbed.machine import Machines, ensure_base
 from testbed.progress import say
 from testbed.state import Run, locked, root, runs, sweep
@@ -24,6 +25,7 @@ MADE: dict[str, Callable[[], Path]] = {
     "py": images.ensure_py,
     "agent": images.ensure_agent_image,
     "base": ensure_base,
+    "kubehost": kubehost.ensure,
 }
 
 
@@ -36,6 +38,7 @@ def main() -> int:
     up.add_argument("--nodes", type=int, default=0, help="real nodes (root)")
     up.add_argument("--controllers", action="store_true", help="controller manager and scheduler without nodes")
     up.add_argument("--machines", type=int, default=0, help="Debian hosts with systemd and sshd (root)")
+    up.add_argument("--kubeadm", type=int, default=0, help="instead: so many control planes by kubeadm (root)")
     up.add_argument("--no-cluster", action="store_true", help="machines only")
     up.add_argument("--audit", action="store_true", help="keep the API server's audit log")
     up.add_argument("--dir", type=Path, help="folder for kubeconfig, keys, logs and data (new or empty)")
@@ -77,7 +80,9 @@ def _up_alone(arguments: argparse.Namespace) -> int:
     facts: dict[str, Any] = {"wanted": _wanted(arguments), "dir": str(run.work)}
     try:
         machines = Machines(arguments.machines, run=run).prepare() if arguments.machines else None
-        if not arguments.no_cluster:
+        if arguments.kubeadm:
+            facts |= KubeadmCluster(arguments.kubeadm, run=run, folder=run.work).up().facts()
+        elif not arguments.no_cluster:
             cluster = ControlPlane(
                 arguments.name,
                 nodes=arguments.nodes,
@@ -125,7 +130,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     groups = [group for group in binaries.GROUPS if group not in binaries.ON_REQUEST]
-    whole = {"programs": groups, "images": [*MADE]}
+    # What is made of programs waits for them: whoever needs it makes it, in a few seconds.
+    whole = {"programs": groups, "images": [name for name in MADE if name != "kubehost"]}
     wanted = [name for part in arguments.parts or whole for name in whole.get(part, [part])]
     programs = [name for name in wanted if name not in MADE]
     if programs:
@@ -148,6 +154,7 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
         "controllers": arguments.controllers,
         "cluster": not arguments.no_cluster,
         "machines": arguments.machines,
+        "kubeadm": arguments.kubeadm,
         "audit": arguments.audit,
     }
 

@@ -88,7 +88,7 @@ PROGRAMS: dict[str, Program] = {
     "etcdutl": Program("etcd", "go.etcd.io/etcd/etcdutl/v3", "etcd-tools"),
 }
 # Left out where nothing is named: no test needs them.
-ON_REQUEST = ("kubeadm", "etcd-tools")
+ON_REQUEST = ("etcd-tools",)
 GROUPS = tuple(dict.fromkeys(program.group for program in PROGRAMS.values()))
 
 

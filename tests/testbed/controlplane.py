@@ -10,11 +10,9 @@ This module must not know pytest or the command line.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import ssl
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +23,7 @@ from typing import Any, Self
 
 from testbed import binaries, pki
 from testbed.errors import TestbedError
+from testbed.kubectl import Administrator
 from testbed.network import Network
 from testbed.node import Node
 from testbed.state import Process, Run, until
@@ -64,7 +63,7 @@ def free_port(address: str = LOOPBACK) -> int:
         return port
 
 
-class ControlPlane:
+class ControlPlane(Administrator):
     """One cluster. Use it as a context manager, or call `up` and `down`.
 
     name         of the cluster, its kubeconfig context
@@ -265,45 +264,6 @@ class ControlPlane:
         return context
 
     # -- helpers of tests
-
-    def env(self) -> dict[str, str]:
-        """The environment with this cluster's KUBECONFIG and its programs first in PATH."""
-        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": f"{self.bin}:{os.environ.get('PATH', '')}"}
-
-    def kubectl(
-        self,
-        *args: str | Path,
-        check: bool = True,
-        input: str | None = None,
-        timeout: float = 60.0,
-        kubeconfig: Path | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run kubectl as the administrator, or with another kubeconfig.
-
-        Raises TestbedError with its stderr if it fails and `check` is set, and if it takes more than `timeout` seconds.
-        """
-        command = [str(self.bin / "kubectl"), "--kubeconfig", str(kubeconfig or self.kubeconfig), *map(str, args)]
-        try:
-            done = subprocess.run(
-                command, input=input or "", capture_output=True, text=True, timeout=timeout, check=False, env=self.env()
-            )
-        except subprocess.TimeoutExpired as late:
-            raise TestbedError(
-                f"kubectl {' '.join(map(str, args))}: no end after {timeout} s: {late.stderr!r}"
-            ) from None
-        if check and done.returncode != 0:
-            raise TestbedError(
-                f"kubectl {' '.join(map(str, args))}: exit code {done.returncode}: {done.stderr.strip()}"
-            )
-        return done
-
-    def get(self, *args: str) -> Any:
-        """`kubectl get ... -o json`, parsed."""
-        return json.loads(self.kubectl("get", *args, "-o", "json").stdout)
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        """`kubectl apply` of objects."""
-        self.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
     def load(self, archive: Path) -> None:
         """Import an image archive into every node."""

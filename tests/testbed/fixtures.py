@@ -14,8 +14,9 @@ from typing import Protocol
 
 import pytest
 
-from testbed import binaries, images, machine
+from testbed import binaries, images, kubehost, machine
 from testbed.controlplane import ControlPlane
+from testbed.kubeadm import KubeadmCluster
 from testbed.machine import Machines
 from testbed.state import Run
 
@@ -37,7 +38,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         binaries.ensure("api", "control", "node")
         images.ensure_pause()
         images.ensure_py()
-    if "machines" in used:
+    if "kubeadm_cluster" in used:
+        kubehost.ensure()
+        images.ensure_agent_image()
+    if used & {"machines", "kubeadm_cluster"}:
         machine.ensure_base()
 
 
@@ -78,3 +82,9 @@ def cluster_with_nodes(testbed_run: Run) -> ControlPlane:
 def machines(testbed_run: Run) -> Machines:
     """Two machines, m1 and m2."""
     return Machines(2, run=testbed_run).up()
+
+
+@pytest.fixture(scope="session")
+def kubeadm_cluster(testbed_run: Run) -> KubeadmCluster:
+    """Three control planes made by kubeadm, on the machines m1, m2 and m3."""
+    return KubeadmCluster(3, run=testbed_run).up()

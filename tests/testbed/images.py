@@ -4,6 +4,7 @@
     localhost/pause:1          what holds a pod's namespaces
     localhost/py:1             Debian's Python 3.11 and busybox: sh, tar, sha256sum, stty, nc, wget
     localhost/mooring-agent:1  the agent: the content that deploy/Containerfile describes, from this repository
+    localhost/etcd:1 and others, each with one static program (`ensure_program`)
 
 Archives are kept in the user's cache folder under a key of what they are made of. Layers are tar files without
 compression, and the same content gives the same bytes: root-owned, sorted, mtime 0.
@@ -103,6 +104,20 @@ def ensure_pause() -> Path:
 def ensure_py() -> Path:
     """The archive of localhost/py:1. Raises BuildError."""
     return _ensure(PY, _key("py", *PYTHON_PACKAGES), _make_py)
+
+
+def ensure_program(image: str, program: Path, key: str) -> Path:
+    """The archive of an image that holds one static program, of a build named by `key`. Raises BuildError."""
+
+    def make(out: Path, scratch: Path) -> None:
+        root = scratch / "root"
+        (root / "usr/local/bin").mkdir(parents=True)
+        shutil.copy2(program, root / "usr/local/bin" / program.name)
+        (root / "tmp").mkdir(mode=0o1777)
+        layer = pack_layer(root, scratch / "layer")
+        write_archive(out, image, [layer], Config([f"/usr/local/bin/{program.name}"]))
+
+    return _ensure(image, _key(image, key), make)
 
 
 # -- OCI archives
