@@ -45,7 +45,7 @@ class Entrance(Protocol):
 class ByPath:
     """The server's."""
 
-    help: Final = "log in with 'mooring login' or use a kubeconfig of this server"
+    help = "log in with 'mooring login' or use a kubeconfig of this server"
 
     def __init__(self, index: Index) -> None:
         self._cluster = index.cluster
