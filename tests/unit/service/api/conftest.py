@@ -22,12 +22,14 @@ from mooring.authn.index import Index
 from mooring.authn.passwords import Passwords
 from mooring.authn.replays import Replays
 from mooring.authn.throttle import Throttle
+from mooring.control.auditinbox import AuditInbox
 from mooring.control.builtins import bring_in_line
 from mooring.lib.clock import ManualClock
 from mooring.lib.config import AttemptsSection
 from mooring.lib.secrets import Secret
 from mooring.policy.book import Book
 from mooring.policy.standing import Standing
+from mooring.proxy.audit import Audit
 from mooring.store.records import Delta
 from mooring.store.sql import open_store
 
@@ -105,6 +107,7 @@ class World:
     clock: ManualClock
     control: NotedControl
     policies: NotedPolicies
+    audit: Audit
     http: httpx.AsyncClient
     admin: Client
     anonymous: Client
@@ -185,6 +188,8 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
     revision, policy = await store.policy()
     book.load(policy, {}, revision)
     store.on_commit(lambda delta: _read(book, delta))
+    audit = Audit(tmp_path / "audit.log", required=False, spool=tmp_path / "spool")
+    audit.start()
     verifier, used = AgentVerifier(index.agent_key, "mooring.example"), Replays()
     services = Services(
         store=store,
@@ -199,6 +204,7 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
         agents=AgentDoor(
             verifier, clock.now, lambda agent: used.first_time(agent.cluster_id, agent.jti, agent.until, clock.now())
         ),
+        audit=AuditInbox(audit),
         settings=ApiSettings(
             url="https://mooring.example:8443",
             ca_pem=CA,
@@ -212,6 +218,7 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         anonymous = Client(http)
         answer = await anonymous.ok("POST", "/login", {"username": "admin", "password": ADMIN_PASSWORD})
-        yield World(services, clock, control, policies, http, Client(http, answer["token"]), anonymous)
+        yield World(services, clock, control, policies, audit, http, Client(http, answer["token"]), anonymous)
+    audit.close()
     passwords.close()
     await store.aclose()

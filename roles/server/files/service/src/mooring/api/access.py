@@ -57,9 +57,10 @@ class Guard:
         headers = connection.headers
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
-        if has_body and kind != "application/json":
+        wanted = handler.opt.get("body", "application/json")
+        if has_body and kind != wanted:
             # A page of another site may post every type that forms have without asking first; JSON it may not.
-            raise Problem(415, "unsupported_media_type", "a body must have the Content-Type application/json")
+            raise Problem(415, "unsupported_media_type", f"a body must have the Content-Type {wanted}")
         access = handler.opt.get("access", "token")
         if access != "public":
             identity = self._authenticate(connection)

@@ -10,21 +10,17 @@ It must not: open anything else to agents.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final
 
 from litestar import Request, Response, get
 from litestar.params import HeaderParameter
 
-from mooring.api.access import PUBLIC, Deps, source
-from mooring.api.problems import later, unauthenticated
-from mooring.authn.agents import AgentIdentity, AgentRefused
-from mooring.lib import logging, metrics
+from mooring.api import agentdoor
+from mooring.api.access import PUBLIC, Deps
+from mooring.api.problems import later
 
 MEDIA_TYPE: Final = "application/octet-stream"
 NOT_YET: Final = 2.0  # seconds until an agent asks again for what is not rendered yet
-_BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9_.-]{1,4096})")
-_log = logging.get("mooring.api.agents")
 
 IfNoneMatch = Annotated[
     str | None,
@@ -44,7 +40,7 @@ IfNoneMatch = Annotated[
 async def fetch_policy(
     services: Deps, request: Request[Any, Any, Any], if_none_match: IfNoneMatch = None
 ) -> Response[bytes]:
-    identity = _agent(services, request)
+    identity = agentdoor.admit(services, request)
     digest = services.policies.digest(identity.cluster_id)
     if not digest:
         raise later(503, "not_rendered", "the policy of this cluster is not rendered yet", NOT_YET)
@@ -54,22 +50,6 @@ async def fetch_policy(
     if bundle is None:
         raise later(503, "not_rendered", "the policy of this cluster could not be rendered in time", NOT_YET)
     return Response(bundle.data, media_type=MEDIA_TYPE, headers={"ETag": _tag(bundle.digest)})
-
-
-def _agent(services: Deps, request: Request[Any, Any, Any]) -> AgentIdentity:
-    """Who asks. Raises 401."""
-    match = _BEARER.fullmatch(request.headers.get("Authorization", ""))
-    if match is None:
-        metrics.AGENT_REFUSED.labels("missing").inc()
-        raise unauthenticated("the agent has shown no JWT")
-    try:
-        return services.agents.admit(match[1])
-    except AgentRefused as error:
-        metrics.AGENT_REFUSED.labels(error.cause).inc()
-        _log.warning(
-            "agent refused", cause=error.cause, reason=error.reason, cluster_id=error.cluster_id, source=source(request)
-        )
-        raise unauthenticated(str(error), "agent_refused") from None
 
 
 def _tag(digest: str) -> str:

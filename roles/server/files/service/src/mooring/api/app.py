@@ -15,6 +15,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import Message, Scope
 
 from mooring.api import (
+    agentaudit,
     agentpolicy,
     agents,
     binding_routes,
@@ -51,6 +52,7 @@ HANDLERS = [
     server.get_server,
     agents.register,
     agentpolicy.fetch_policy,
+    agentaudit.take_records,
     policystatus.list_policy_status,
     policystatus.get_policy_status,
     clusters.list_clusters,

@@ -19,7 +19,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from mooring.api.problems import MEDIA_TYPE, ProblemDocument
 from mooring.api.services import ApiSettings, Services, SignedBundle
 from mooring.authn.agents import AgentIdentity
-from mooring.authn.index import Index
+from mooring.authn.index import ClusterView, Index
 from mooring.authn.passwords import Passwords
 from mooring.authn.throttle import Throttle
 from mooring.lib.clock import SystemClock
@@ -107,6 +107,7 @@ def nothing() -> Services:
         book=Book(),
         policies=_NoPolicies(),
         agents=_NoAgents(),
+        audit=_NoAudit(),
         settings=ApiSettings(url="https://localhost", ca_pem="", instance="", audience=""),
     )
 
@@ -130,6 +131,11 @@ class _NoPolicies:
 
     def standing(self, cluster_id: str) -> Standing | None:
         raise AssertionError(cluster_id)
+
+
+class _NoAudit:
+    async def take(self, cluster: ClusterView, journal: str, offset: int, lines: bytes) -> tuple[int, int] | None:
+        raise AssertionError(journal)
 
 
 class _NoAgents:

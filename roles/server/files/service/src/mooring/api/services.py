@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mooring.authn.agents import AgentIdentity
-from mooring.authn.index import Index
+from mooring.authn.index import ClusterView, Index
 from mooring.authn.passwords import Passwords
 from mooring.authn.throttle import Throttle
 from mooring.lib.clock import Clock
@@ -80,6 +80,13 @@ class PolicyControl(Protocol):
         """How the cluster stands; None: there is no such cluster."""
 
 
+class AuditInbox(Protocol):
+    """Who takes the audit records of endpoints that clusters serve themselves."""
+
+    async def take(self, cluster: ClusterView, journal: str, offset: int, lines: bytes) -> tuple[int, int] | None:
+        """How many lines were written now, and up to which byte of the journal everything is there; None: not now."""
+
+
 class AgentDoor(Protocol):
     """Who lets agents in."""
 
@@ -101,4 +108,5 @@ class Services:
     book: Book
     policies: PolicyControl
     agents: AgentDoor
+    audit: AuditInbox
     settings: ApiSettings

@@ -27,6 +27,7 @@ from mooring.authn.index import Change, ClusterRemoved, Index
 from mooring.authn.passwords import Passwords
 from mooring.authn.throttle import Throttle
 from mooring.bus.roster import Roster
+from mooring.control.auditinbox import AuditInbox
 from mooring.control.builtins import bring_in_line
 from mooring.control.bundles import Bundles
 from mooring.control.clusters import ClusterController
@@ -88,13 +89,15 @@ class Control:
         upkeep = Upkeep(store, self.index, self.clock, controller.connected_ids)
         upkeep.start()
         self._ending.push_async_callback(upkeep.aclose)
-        policies, book = await self._start_policies(store, roster)
+        audit = self._open_audit()
+        policies, book = await self._start_policies(store, roster, audit)
         store.on_commit(roster.publish)
         self._ending.push_async_callback(roster.aclose)
         verifier = AgentVerifier(self.index.agent_key, audience)
-        self.index.subscribe(lambda change: _forget(verifier, change))
+        inbox = AuditInbox(audit)
+        self.index.subscribe(lambda change: _forget(verifier, inbox, change))
         door = AgentDoor(verifier, self.clock.now, roster.first_use)
-        await self._start_api(store, controller, policies, book, door, audience)
+        await self._start_api(store, controller, policies, book, door, inbox, audience)
         await roster.start(socket.socket(fileno=self._begin.bus))
 
     async def _open_store(self) -> SqlStore:
@@ -117,13 +120,18 @@ class Control:
                 await tx.settings.put(_AUDIENCE_KEY, audience)
         return audience
 
-    async def _start_policies(self, store: SqlStore, roster: Roster) -> tuple[PolicyController, Book]:
-        """The policy, in memory and on its way to the clusters. What drifted there goes into the audit log, which does
-        not hold anything up here: the workers see to it that nobody acts unrecorded."""
+    def _open_audit(self) -> Audit:
+        """For what agents tell: what drifted in their clusters, what their endpoints took. It does not hold anything up
+        here: the workers see to it that nobody acts unrecorded."""
         config = self.config
-        audit = Audit(config.audit_path, required=False)
+        audit = Audit(config.audit_path, required=False, spool=config.run_dir / "audit")
         audit.start()
         self._ending.callback(audit.close)
+        return audit
+
+    async def _start_policies(self, store: SqlStore, roster: Roster, audit: Audit) -> tuple[PolicyController, Book]:
+        """The policy, in memory and on its way to the clusters."""
+        config = self.config
         bundles = Bundles(await signing_key(store), config.identity.prefix)
         self._ending.callback(bundles.close)
         book = Book()
@@ -140,6 +148,7 @@ class Control:
         policies: PolicyController,
         book: Book,
         door: AgentDoor,
+        inbox: AuditInbox,
         audience: str,
     ) -> None:
         """The REST API, in uvicorn on a unix socket that only this user can reach."""
@@ -158,6 +167,7 @@ class Control:
             book=book,
             policies=policies,
             agents=door,
+            audit=inbox,
             settings=ApiSettings(
                 url=config.url,
                 ca_pem=certificates.ca_bundle(config),
@@ -230,6 +240,7 @@ class Control:
             await self._tasks.aclose()
 
 
-def _forget(verifier: AgentVerifier, change: Change) -> None:
+def _forget(verifier: AgentVerifier, inbox: AuditInbox, change: Change) -> None:
     if isinstance(change, ClusterRemoved):
         verifier.forget(change.cluster_id)
+        inbox.forget(change.cluster_id)

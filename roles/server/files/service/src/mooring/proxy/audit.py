@@ -56,7 +56,9 @@ class AuditRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     `stage` is "complete" for an ordinary exchange; a long one (watch, followed log, upgrade) has a "start" when the
     cluster has answered and an "end". `verb` and the fields after it are those of Kubernetes' own audit. `code` is what
     the client got, 0 if nothing. `outcome` says how it ended when it did not end by itself. `user` is always the owner
-    of the token; `impersonatedUser` whom they asked to act as, also when the cluster refused that.
+    of the token; `impersonatedUser` whom they asked to act as, also when the cluster refused that. `via` is "endpoint"
+    for a call that a cluster's own endpoint took and its agent told us of, with the `record_id` that tells it from all
+    others; both are left out for what came through this server.
     """
 
     time: datetime
@@ -86,6 +88,8 @@ class AuditRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     duration_ms: float = 0.0
     outcome: str = ""
     impersonated_user: ImpersonatedUser | None = msgspec.field(default=None, name="impersonatedUser")
+    via: str = ""
+    record_id: str = ""
 
 
 class Audit:
