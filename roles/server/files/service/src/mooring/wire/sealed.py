@@ -14,6 +14,8 @@ is new enough (the reader does).
 
 from __future__ import annotations
 
+import base64
+import binascii
 import zlib
 from dataclasses import dataclass
 from hashlib import sha256
@@ -61,6 +63,27 @@ class Kind:
 def digest_of(body: bytes) -> str:
     """What tells whether two documents say the same, in hexadecimal."""
     return sha256(body).hexdigest()
+
+
+def public_key(text: str) -> Ed25519PublicKey | None:
+    """A raw public key in base64url, as it is written where one is pinned; None if it is none."""
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return Ed25519PublicKey.from_public_bytes(raw)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def claimed(kind: Kind, data: bytes) -> str:
+    """The SHA-256 of its body that a document claims; empty if it cannot be read. Nothing is verified."""
+    start = len(kind.magic) + _LENGTH
+    length = int.from_bytes(data[len(kind.magic) : start])
+    if not data.startswith(kind.magic) or length > MAX_HEADER:
+        return ""
+    try:
+        return msgspec.json.decode(data[start : start + length], type=Header).sha256
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
 
 
 def seal(

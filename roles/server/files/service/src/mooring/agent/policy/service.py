@@ -13,13 +13,9 @@ lower than the last one, unless the cluster was registered anew since then.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from mooring.agent.identity import BadIdentity, Identity
 from mooring.agent.policy.applier import FLIGHT, Applier
@@ -42,6 +38,7 @@ from mooring.lib.tasks import Supervisor
 from mooring.net.fetch import FetchError
 from mooring.net.tls import BadTrust
 from mooring.wire.bundle import BadBundle, Bundle, decode
+from mooring.wire.sealed import public_key
 
 CONNECTIONS: Final = 2 * FLIGHT + len(KINDS) + 4
 """To the API server: writes, watches, and the Secrets that are read at once."""
@@ -318,12 +315,3 @@ class _Leader:
                 "register the cluster anew with a new join token",
             )
         return identity
-
-
-def public_key(text: str) -> Ed25519PublicKey | None:
-    """A raw public key in base64url; None if it is none."""
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        return Ed25519PublicKey.from_public_bytes(raw)
-    except (binascii.Error, ValueError):
-        return None
