@@ -16,8 +16,8 @@ SECRET = "a" * 52
 
 def test_the_same_content_has_the_same_bytes_in_whatever_order_it_was_put_together() -> None:
     settings = Settings(prefix="mooring:")
-    there = Index(settings=settings, registered_at=1.0, shards={n: "x" for n in range(16)})
-    back = Index(settings=settings, registered_at=1.0, shards={n: "x" for n in reversed(range(16))})
+    there = Index(settings=settings, registered_at=1.0, shards=dict.fromkeys(range(16), "x"))
+    back = Index(settings=settings, registered_at=1.0, shards=dict.fromkeys(reversed(range(16)), "x"))
     assert endpoint.body_of(there) == endpoint.body_of(back)
 
 

@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "global-binding": ("mooring.cli.bindings:global_binding", "Global roles of users and groups."),
     "global-role": ("mooring.cli.roles:global_role", "Rights on the server and in all clusters."),
     "group": ("mooring.cli.groups:group", "Groups of users."),
+    "kube-api-auth": ("mooring.cli.kube_api_auth:kube_api_auth", "Tell a cluster's API server who shows a token."),
     "kubeconfig": ("mooring.cli.kubeconfig:kubeconfig", "A kubeconfig with the clusters that you may enter."),
     "login": ("mooring.cli.login:login", "Log in to a server."),
     "logout": ("mooring.cli.login:logout", "Revoke and forget the token of a login."),

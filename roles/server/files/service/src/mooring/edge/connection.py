@@ -95,6 +95,7 @@ class Connection(asyncio.Protocol):
         "_write_deadline",
         "_writer",
         "admitted",
+        "certified",
         "request_id",
         "source",
         "ticket",
@@ -105,6 +106,8 @@ class Connection(asyncio.Protocol):
         self.ticket = ticket
         self.admitted = False
         """Whether the listener counts it among its clients."""
+        self.certified = False
+        """Whether the client has shown a certificate that TLS has verified, where the listener asks for one."""
         self.user_id = ""
         """Whose it is: who last asked for a cluster on it."""
         self._service = service
@@ -140,6 +143,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's TLS transport derives from nothing
         peer = transport.get_extra_info("peername")
         self.source = str(peer[0]) if isinstance(peer, tuple) and peer else "local"
+        self.certified = bool(transport.get_extra_info("peercert"))
         transport.set_write_buffer_limits(high=self._settings.write_high, low=self._settings.write_high // 4)
         self._deadline = self._loop.time() + self._settings.head_timeout
         tune(transport)

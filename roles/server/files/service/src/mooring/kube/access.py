@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from mooring.lib.errors import MooringError
 from mooring.lib.secrets import Secret
 from mooring.net.tls import client_context
@@ -130,17 +132,33 @@ def from_kubeconfig(path: Path, context: str | None) -> ApiServerConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        import yaml  # only a process with a kubeconfig needs it, and the image of the agent does not have it
-    except ImportError:
-        raise BadConfig("PyYAML is needed to read a kubeconfig", "install mooring[cli]") from None
-    try:
         with path.open("rb") as file:
-            config = yaml.safe_load(file.read(MAX_KUBECONFIG))
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+            data = file.read(MAX_KUBECONFIG)
+    except OSError as error:
         raise BadConfig(f"the kubeconfig cannot be read: {error}") from None
+    config = _parse(data)
     if not isinstance(config, dict):
         raise BadConfig(f"{path} is not a kubeconfig")
     return config
+
+
+def _parse(data: bytes) -> Any:
+    """JSON is YAML, and needs no library that the image of the agent does not have."""
+    if data.lstrip().startswith(b"{"):
+        try:
+            return msgspec.json.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass  # YAML can begin so, too
+    try:
+        import yaml
+    except ImportError:
+        raise BadConfig(
+            "PyYAML is needed to read a kubeconfig that is not JSON", "install mooring[cli], or write it as JSON"
+        ) from None
+    try:
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+        raise BadConfig(f"the kubeconfig cannot be read: {error}") from None
 
 
 def _named(config: dict[str, Any], group: str, kind: str, name: Any, path: Path) -> dict[str, Any]:

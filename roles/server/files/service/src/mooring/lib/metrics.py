@@ -102,6 +102,29 @@ POLICY_HEALED = Counter(
     registry=REGISTRY,
 )
 
+KUBE_API_AUTH_REVIEWS = Counter(
+    "mooring_kube_api_auth_reviews_total",
+    "Reviews by kind (token, access, none) and result: ok, or why somebody was not let in.",
+    ["kind", "result"],
+    registry=REGISTRY,
+)
+KUBE_API_AUTH_TOKENS = Gauge(
+    "mooring_kube_api_auth_tokens", "Tokens of the endpoint in the local copy.", registry=REGISTRY
+)
+KUBE_API_AUTH_REVISION = Gauge(
+    "mooring_kube_api_auth_revision", "Revision of the local copy; -1: there is none.", registry=REGISTRY
+)
+KUBE_API_AUTH_BEHIND = Gauge(
+    "mooring_kube_api_auth_clock_behind_seconds",
+    "By how much the machine's clock is behind a time that was seen before.",
+    registry=REGISTRY,
+)
+KUBE_API_AUTH_SILENCE = Gauge(
+    "mooring_kube_api_auth_silence_seconds",
+    "Seconds since the cluster's API server was last heard; -1: never.",
+    registry=REGISTRY,
+)
+
 
 def render() -> bytes:
     """All metrics in the Prometheus text format, to be served with CONTENT_TYPE."""

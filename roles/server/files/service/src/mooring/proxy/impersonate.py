@@ -12,6 +12,7 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from mooring.authn.identity import Identity
@@ -39,9 +40,11 @@ _DROP: Final = HOP_BY_HOP | {
     b"x-request-id",
     b"x-rewrite-url",
 }
+TOKEN_ID: Final = "mooring.fleet/token-id"  # noqa: S105 - a name
+"""The key of the extra that says by which token somebody came."""
 _EXTRA: Final = b"Impersonate-Extra-mooring.fleet%2f"  # the slash of the extra's key is escaped, as Kubernetes asks
 _TOKEN_PROTOCOL: Final = b"base64url.bearer.authorization.k8s.io."
-_AUTHENTICATED: Final = (b"Impersonate-Group", b"system:authenticated")
+_AUTHENTICATED: Final = "system:authenticated"
 
 _CACHE_MAX: Final = 1024
 _CACHED_NAME_MAX: Final = 64
@@ -96,6 +99,25 @@ def without_tokens(pair: tuple[bytes, bytes]) -> Headers:
     return [(pair[0], value)] if value else []
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """As whom a cluster knows somebody, on whatever way the request comes."""
+
+    user: str
+    uid: str
+    groups: tuple[str, ...]
+    token_id: str
+    """The one value of the extra TOKEN_ID."""
+
+
+def known_as(identity: Identity, prefix: str) -> Known:
+    """What a cluster is told of an identity. Raises ValueError for one that cannot be somebody there."""
+    if not identity.user or not identity.uid:
+        raise ValueError("identity without a name or a uid")
+    groups = (*(prefix + group for group in identity.groups), _AUTHENTICATED)
+    return Known(prefix + identity.user, identity.uid, groups, identity.token_id)
+
+
 class Impersonator:
     """Builds the identity headers. The part that a token does not change is kept per token, up to a bound."""
 
@@ -118,13 +140,11 @@ class Impersonator:
         return [*cached[1], (_EXTRA + b"request-id", request_id.encode())]
 
     def _fixed(self, identity: Identity) -> Headers:
-        if not identity.user or not identity.uid:
-            raise ValueError("identity without a name or a uid")
+        known = known_as(identity, self._prefix)
         headers: Headers = [
-            (b"Impersonate-User", (self._prefix + identity.user).encode()),
-            (b"Impersonate-Uid", identity.uid.encode()),
+            (b"Impersonate-User", known.user.encode()),
+            (b"Impersonate-Uid", known.uid.encode()),
         ]
-        headers += [(b"Impersonate-Group", (self._prefix + group).encode()) for group in identity.groups]
-        headers.append(_AUTHENTICATED)
-        headers.append((_EXTRA + b"token-id", identity.token_id.encode()))
+        headers += [(b"Impersonate-Group", group.encode()) for group in known.groups]
+        headers.append((_EXTRA + b"token-id", known.token_id.encode()))
         return headers
