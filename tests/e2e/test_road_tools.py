@@ -12,42 +12,16 @@ import pytest
 import yaml
 from kubernetes import client, config, watch
 from kubernetes.stream import stream
+from support.chart import write
 from support.road import BIN, Done, run
 from testbed import binaries
 
 from .conftest import CLUSTER, Road
 
-CHART = {
-    "Chart.yaml": "apiVersion: v2\nname: boat\nversion: 0.1.0\n",
-    "values.yaml": "sails: 1\n",
-    "templates/configmap.yaml": (
-        'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: "{{ .Release.Name }}"}\n'
-        'data: {sails: "{{ .Values.sails }}", revision: "{{ .Release.Revision }}"}\n'
-    ),
-    "templates/deployment.yaml": """
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: "{{ .Release.Name }}"}
-spec:
-  replicas: {{ .Values.sails }}
-  selector: {matchLabels: {app: "{{ .Release.Name }}"}}
-  template:
-    metadata: {labels: {app: "{{ .Release.Name }}"}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers: [{name: c, image: "{{ .Values.image }}", imagePullPolicy: Never, command: [sleep, "100000"]}]
-""",
-}
-
 
 @pytest.fixture
 def chart(tmp_path: Path) -> Path:
-    folder = tmp_path / "boat"
-    for name, text in CHART.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return folder
+    return write(tmp_path / "boat")
 
 
 def test_helm_installs_upgrades_rolls_back_and_uninstalls(road: Road, chart: Path) -> None:

@@ -71,7 +71,7 @@ class ControlPlane(Administrator):
     nodes        how many real nodes (needs root)
     address      where the API server listens instead of on loopback, e.g. `Machines.host`; not with nodes
     audit        keep the API server's audit log for `audit_events`
-    api_args     more arguments of kube-apiserver
+    api_args     more arguments of kube-apiserver; changed ones are those of its next start
     run          the register to use; without it the control plane makes and removes its own
     folder       for its files, instead of one in the run's
     """
@@ -97,7 +97,7 @@ class ControlPlane(Administrator):
         self.ready_seconds = 0.0
         self.nodes_ready_seconds = 0.0
         self._given_address = address
-        self._api_args = list(api_args)
+        self.api_args = list(api_args)
         self._run = run
         self._folder = folder
         self._own_run = run is None
@@ -364,7 +364,6 @@ class ControlPlane(Administrator):
             f"--bind-address={self._address}",
             f"--advertise-address={self._address}",
             f"--secure-port={self._port}",
-            "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
             f"--service-cluster-ip-range={SERVICES}",
@@ -398,7 +397,10 @@ class ControlPlane(Administrator):
                 f"--audit-log-path={self.dir / 'logs' / 'audit.jsonl'}",
                 "--audit-log-mode=blocking",
             ]
-        return arguments + self._api_args
+        # A file says who authorises, or the flag does: not both.
+        if not any(argument.startswith("--authorization-config=") for argument in self.api_args):
+            arguments.append("--authorization-mode=Node,RBAC")
+        return arguments + self.api_args
 
     def _controller_manager(self) -> list[str]:
         folder = self.dir / "pki"

@@ -19,94 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import tables
 from support.rawhttp import RawClient, bearer
 from support.road import Kubectl, Server, agent_process, stop_process, until
+from support.tables import GLOBAL, IN_CLUSTER, IN_PROJECT, MEMBER, words
 from testbed.controlplane import ControlPlane
 from testbed.state import Run
 
 JSON = (b"Content-Type", b"application/json")
-REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-GROUPS = {
-    **dict.fromkeys(("deployments",), "apps"),
-    **dict.fromkeys(("ingresses",), "networking.k8s.io"),
-    **dict.fromkeys(("rolebindings",), "rbac.authorization.k8s.io"),
-    **dict.fromkeys(("storageclasses",), "storage.k8s.io"),
-}
-
-
-def words(text: str) -> frozenset[str]:
-    return frozenset(part.strip() for part in text.split(","))
-
-
-# What each part of a role gives; a probe is `verb resource`.
-WORKLOADS = words("get pods, get pods/log, get deployments")
-PROJECT_VIEW = WORKLOADS | words(
-    "get services, get ingresses, get configmaps, get persistentvolumeclaims, get serviceaccounts, get rolebindings,"
-    "list namespaces"
-)
-MAKE_WORKLOADS = WORKLOADS | words("create pods, create deployments")
-MEMBER = (
-    PROJECT_VIEW
-    | MAKE_WORKLOADS
-    | words("create services, create ingresses, create configmaps, create persistentvolumeclaims")
-    | words("get secrets, create secrets")
-)
-OWNER = MEMBER | words("create rolebindings, create serviceaccounts, create serviceaccounts/token, create pods/exec")
-NODES = words("get nodes")
-STORAGE = words("get persistentvolumes, get persistentvolumeclaims, get storageclasses")
-CLUSTER_VIEW = PROJECT_VIEW | NODES | STORAGE
-OTHERS = words(
-    "patch nodes, create persistentvolumes, create storageclasses, create namespaces, get nodes/proxy,impersonate users"
-)
-PROBES = sorted(OWNER | CLUSTER_VIEW | OTHERS)
-ALL = frozenset(PROBES)
-
-IN_PROJECT: dict[str, frozenset[str]] = {
-    "project-owner": OWNER,
-    "project-member": MEMBER,
-    "project-read-only": PROJECT_VIEW,
-    "namespaces-create": frozenset(),
-    "workloads-manage": MAKE_WORKLOADS,
-    "workloads-view": WORKLOADS,
-    "services-manage": words("get services, create services"),
-    "services-view": words("get services"),
-    "ingress-manage": words("get ingresses, create ingresses"),
-    "ingress-view": words("get ingresses"),
-    "configmaps-manage": words("get configmaps, create configmaps"),
-    "configmaps-view": words("get configmaps"),
-    "secrets-manage": words("get secrets, create secrets"),
-    "secrets-view": words("get secrets"),
-    "volumes-manage": words("get persistentvolumeclaims, create persistentvolumeclaims"),
-    "volumes-view": words("get persistentvolumeclaims"),
-    "serviceaccounts-manage": words("get serviceaccounts, create serviceaccounts"),
-    "serviceaccounts-view": words("get serviceaccounts"),
-    "project-bindings-manage": words("get rolebindings"),
-    "project-bindings-view": words("get rolebindings"),
-}
-IN_CLUSTER: dict[str, frozenset[str]] = {
-    "cluster-owner": ALL,
-    "cluster-member": NODES | STORAGE | words("list namespaces"),
-    "cluster-viewer": CLUSTER_VIEW,
-    "nodes-manage": NODES | words("patch nodes, get pods"),
-    "nodes-view": NODES,
-    "storage-manage": STORAGE | words("create persistentvolumes, create storageclasses"),
-    "storage-view": STORAGE,
-    "cluster-bindings-manage": words("get rolebindings"),
-    "cluster-bindings-view": words("get rolebindings"),
-    "backups-manage": frozenset(),
-    "projects-create": frozenset(),
-    "projects-view": words("list namespaces"),
-}
-GLOBAL: dict[str, frozenset[str] | None] = {
-    "admin": ALL,
-    "user": None,  # no way into a cluster
-    "user-base": None,
-    "clusters-create": None,
-    "users-manage": None,
-    "roles-manage": None,
-    "settings-manage": None,
-    "audit-view": None,
-}
 
 
 @dataclass
@@ -129,30 +49,18 @@ class Road:
         answer = self.client.request(method, f"/k8s/clusters/{cluster}{path}", bearer(self.tokens[user], JSON), data)
         return answer.status, answer.json() if answer.status < 300 else None
 
+    def ask(self, user: str, cluster: str) -> tables.Ask:
+        """The user's calls, as a table makes them."""
+        return lambda method, path, body: self.call(user, cluster, method, path, body)
+
     def may(self, user: str, cluster: str, probe: str, namespace: str) -> bool | None:
         """What the API server says; None: the proxy does not let the user in."""
-        verb, _space, resource = probe.partition(" ")
-        resource, _slash, subresource = resource.partition("/")
-        asked = {"verb": verb, "resource": resource, "subresource": subresource, "namespace": namespace}
-        asked["group"] = GROUPS.get(resource, "")
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": asked},
-        }
-        status, seen = self.call(user, cluster, "POST", REVIEWS, review)
-        if status == 403:
-            return None
-        assert status == 201, (user, cluster, probe, status)
-        return bool(seen["status"]["allowed"])
+        return tables.may(self.ask(user, cluster), probe, namespace)
 
     def differences(self, user: str, cluster: str, namespace: str, expected: frozenset[str]) -> list[str]:
         """Where the API server says something else than the table."""
-        return [
-            f"{user} in {cluster}/{namespace}: {probe}: {'missing' if probe in expected else 'too much'}"
-            for probe in PROBES
-            if self.may(user, cluster, probe, namespace) is not (probe in expected)
-        ]
+        found = tables.differences(self.ask(user, cluster), namespace, expected)
+        return [f"{user} in {cluster}/{line}" for line in found]
 
     def settled(self) -> None:
         """Wait until each cluster has the policy that is wanted."""
