@@ -3,6 +3,15 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mooring
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +138,45 @@ def test_a_line_that_needs_a_closer_look_gets_it(line: bytes) -> None:
         raw = KUBERNETES.replace(at, line + b"\r\n" + at, 1)
         assert read_plain(raw) is None
         check(raw)
+
+
+def test_no_pattern_uses_what_python_3_11_matches_wrongly() -> None:
+    """Possessive quantifiers and atomic groups (python/cpython#106052, #100061): on Debian 12 no head was plain."""
+
+    def operations(parsed: Any) -> Iterator[object]:
+        for operation, argument in parsed:
+            yield operation
+            for inner in argument if isinstance(argument, (tuple, list)) else [argument]:
+                for branch in inner if isinstance(inner, list) else [inner]:
+                    if isinstance(branch, re._parser.SubPattern):  # type: ignore[attr-defined]
+                        yield from operations(branch)
+
+    found = 0
+    for package in ("wire", "net", "tunnel", "edge", "proxy", "agent", "authn", "lib", "kube", "policy"):
+        for module in pkgutil.walk_packages([str(Path(mooring.__file__).parent / package)], f"mooring.{package}."):
+            for name, pattern in vars(importlib.import_module(module.name)).items():
+                if isinstance(pattern, re.Pattern):
+                    used = {str(what) for what in operations(re._parser.parse(pattern.pattern, pattern.flags))}  # type: ignore[attr-defined]
+                    assert not used & {"POSSESSIVE_REPEAT", "ATOMIC_GROUP"}, f"{module.name}.{name}"
+                    found += 1
+    assert found > 20
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        KUBERNETES.replace(b"0e54b0a5", b"x" * 60_000 + b" "),
+        KUBERNETES.replace(b"0e54b0a5", b"x " * 30_000 + b"\x00"),
+        KUBERNETES.replace(b"Audit-Id: 0e54b0a5\r\n", (b"X: " + b"y" * 240 + b"\r\n") * 250)[:-2] + b"Z:\r\n\r\n",
+        KUBERNETES.replace(b"200 OK", b"200 " + b"a" * 60_000 + b"\x00"),
+        KUBERNETES.replace(b"application/json", b"h" * 60_000 + b"\x00"),
+        KUBERNETES.replace(b"Content-Length: 3000", b"Content-Length: " + b"1" * 60_000),
+    ],
+)
+def test_a_head_that_is_not_plain_is_told_in_linear_time(raw: bytes) -> None:
+    begin = time.process_time()
+    assert read_plain(raw) is None
+    assert time.process_time() - begin < 1.0
 
 
 def test_bounds_hold() -> None:
