@@ -118,7 +118,11 @@ class Acceptor:
     """Reads listening sockets, and gives each connection that passes the gate to a protocol over TLS."""
 
     def __init__(
-        self, gate: Gate, context: ssl.SSLContext, settings: EdgeSettings, factory: Callable[[Ticket], asyncio.Protocol]
+        self,
+        gate: Gate,
+        context: ssl.SSLContext,
+        settings: EdgeSettings,
+        factory: Callable[[Ticket], asyncio.BaseProtocol],
     ) -> None:
         """`factory` makes the protocol of a connection, which leaves the ticket when it ends."""
         self._gate = gate
