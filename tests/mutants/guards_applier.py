@@ -63,7 +63,7 @@ GUARDS: tuple[Guard, ...] = (
     off("policy-does-not-take-namespaces", 12, "agent/policy/spaces.py",
         "wanted is not None and wanted.create and there is not None and not there.made", "False",
         APPLIER + "::test_a_namespace_is_made_once_and_one_of_somebody_else_is_not_taken"),
-    off("policy-one-of-two-works", 12, "agent/policy/lease.py",
+    off("policy-one-of-two-works", 12, "agent/lease.py",
         'holder not in ("", self._holder) and now - self._seen[1] < LIFE', "False",
         KEPT + "::test_one_works_and_the_next_begins_when_it_ends"),
     off("policy-time-does-not-go-back", 12, "agent/policy/timekeeper.py",

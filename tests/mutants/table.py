@@ -9,9 +9,10 @@ from mutants.guards_api import GUARDS as API
 from mutants.guards_applier import GUARDS as APPLIER
 from mutants.guards_bounds import GUARDS as BOUNDS
 from mutants.guards_delivery import GUARDS as DELIVERY
+from mutants.guards_endpoint import GUARDS as ENDPOINT
 from mutants.guards_entry import GUARDS as ENTRY
 from mutants.guards_grants import GUARDS as GRANTS
 from mutants.guards_policies import GUARDS as POLICIES
 from mutants.guards_rules import GUARDS as RULES
 
-GUARDS = (*FIRST, *SECOND, *RULES, *BOUNDS, *POLICIES, *DELIVERY, *GRANTS, *ENTRY, *API, *APPLIER)
+GUARDS = (*FIRST, *SECOND, *RULES, *BOUNDS, *POLICIES, *DELIVERY, *GRANTS, *ENTRY, *API, *APPLIER, *ENDPOINT)

@@ -16,8 +16,8 @@ from email.utils import formatdate
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from mooring.agent.identity import Identity, new_key
-from mooring.agent.policy.service import PolicyAgent, Registrations
+from mooring.agent.identity import Identity, Registrations, new_key
+from mooring.agent.policy.service import PolicyAgent
 from mooring.agent.servertime import ServerTime
 from mooring.kube.client import KubeApi
 from mooring.lib.clock import Clock, SystemClock

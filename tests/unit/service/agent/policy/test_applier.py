@@ -16,9 +16,8 @@ from mooring.agent.policy.report import Report
 from mooring.agent.policy.timekeeper import Timekeeper
 from mooring.agent.policy.watch import Watcher
 from mooring.lib.clock import ManualClock
+from support.fakekube import FakeApi
 from support.policybed import LABELS, Manifest, binding, role, space, until
-
-from .fakes import FakeApi
 
 READER = role("reader:0000000001", ["get"], ["pods"])
 EDITOR = role("editor:0000000002", ["get", "update"], ["pods"])

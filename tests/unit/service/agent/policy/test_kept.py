@@ -8,16 +8,15 @@ import base64
 import os
 
 import pytest
-from mooring.agent.policy import lease as lease_module
+from mooring.agent import lease as lease_module
+from mooring.agent.lease import Lease
 from mooring.agent.policy import vault as vault_module
-from mooring.agent.policy.lease import Lease
 from mooring.agent.policy.timekeeper import Timekeeper
 from mooring.agent.policy.vault import LARGEST, About, TooLarge, Vault
 from mooring.kube.client import KubeError
 from mooring.lib.clock import ManualClock, SystemClock
+from support.fakekube import FakeApi
 from support.policybed import until
-
-from .fakes import FakeApi
 
 
 def vault(api: FakeApi) -> Vault:
@@ -104,7 +103,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Worker:
     def __init__(self, api: FakeApi, name: str) -> None:
-        self.lease = Lease(api, "mooring-system", name, SystemClock())  # type: ignore[arg-type]
+        self.lease = Lease(  # type: ignore[arg-type]
+            api, "mooring-system", name, SystemClock(), name="mooring-policy", work="applies the policy"
+        )
         self.working = False
         self.task = asyncio.get_running_loop().create_task(self._run())
 

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from support.fakekube import FakeApi
 from support.policybed import Bed, BundleServer, binding, role, until
 from testbed.pki import Authority
-
-from .fakes import FakeApi
 
 READER = role("reader:0000000001", ["get"], ["pods"])
 BOUND = binding("reader:always", "mooring:reader:0000000001", ["bob"])

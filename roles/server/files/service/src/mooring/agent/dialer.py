@@ -87,6 +87,8 @@ class Dialer:
         """Called with each new session."""
         self.on_message: Callable[[dict[str, Any]], None] | None = None
         """Called with each control message that is not about the sessions themselves."""
+        self.on_sessions: Callable[[], None] | None = None
+        """Called when there is a session more, or one less."""
         self.problem = "no server has been reached yet"
         """Why there is no session, for people."""
 
@@ -147,6 +149,8 @@ class Dialer:
             self._log.warning("the server names a peer that cannot be dialled", reason=error.reason)
         if self.on_connected is not None:
             self.on_connected(session)
+        if self.on_sessions is not None:
+            self.on_sessions()
         return True
 
     def wanted(self, url: str) -> bool:
@@ -187,6 +191,8 @@ class Dialer:
         for link in self._links.values():
             if not link.sessions:
                 link.look_again()
+        if self.on_sessions is not None and not self._stopping:
+            self.on_sessions()
 
     def remove(self, url: str) -> None:
         """A link has ended for good."""

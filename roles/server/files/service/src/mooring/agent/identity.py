@@ -13,6 +13,7 @@ import base64
 import binascii
 import secrets
 import warnings
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,14 +26,13 @@ from joserfc.errors import SecurityWarning
 from joserfc.jwk import OKPKey
 
 from mooring.kube.client import KubeApi, KubeError
+from mooring.kube.names import IDENTITY_SECRET, JOIN_SECRET
 from mooring.lib.errors import MooringError
 from mooring.lib.secrets import Secret
 
 # RFC 9864 would rather see "Ed25519" in the header; the protocol says "EdDSA" (RFC 8037), with Ed25519 keys only.
 warnings.filterwarnings("ignore", category=SecurityWarning, module=r"joserfc\.")
 
-IDENTITY_SECRET = "mooring-agent-identity"  # noqa: S105 - the name of an object
-JOIN_SECRET = "mooring-join"  # noqa: S105 - the name of an object
 JWT_LIFE = 45
 """Seconds; the server takes at most 60."""
 MAX_URLS = 64
@@ -164,6 +164,14 @@ class IdentityStore:
             return {str(k): base64.b64decode(str(v), validate=True).decode() for k, v in (data or {}).items()}
         except (binascii.Error, UnicodeDecodeError, AttributeError):
             raise BadIdentity(f"the Secret {name} holds what is not text") from None
+
+
+class Registrations:
+    """Who this cluster's agent is just now (`IdentityStore`); a protocol would say no more."""
+
+    def __init__(self, load: Callable[[], Awaitable[Identity]], save: Callable[[Identity], Awaitable[None]]) -> None:
+        self.load = load
+        self.save = save
 
 
 def registered(identity: Identity, join: Join, answer: dict[str, Any]) -> Identity:

@@ -4,6 +4,7 @@
     kubeapi (own calls) -> identity, join -> dialer -> sessions -> dispatch -> apiserver (streams, impersonator's token)
                         -> credential                 reporter -> sessions       health: /healthz /readyz
                         -> policy (what the server announces, and puts right what somebody else did)
+                        -> endpoint (tokens that are good at the cluster's own API server, written into Secrets)
 
 It must not: hold logic of its own.
 """
@@ -22,11 +23,13 @@ from mooring.agent.config import AgentOptions
 from mooring.agent.credential import Credential
 from mooring.agent.dialer import Dialer
 from mooring.agent.dispatch import Dispatcher
+from mooring.agent.endpoint.service import CONNECTIONS as ENDPOINT_CONNECTIONS
+from mooring.agent.endpoint.service import EndpointAgent
 from mooring.agent.health import Health
-from mooring.agent.identity import IdentityStore
+from mooring.agent.identity import IdentityStore, Registrations
 from mooring.agent.join import Enrolment
 from mooring.agent.policy.applier import FLIGHT
-from mooring.agent.policy.service import CONNECTIONS, PolicyAgent, Registrations
+from mooring.agent.policy.service import CONNECTIONS, PolicyAgent
 from mooring.agent.reporter import Reporter
 from mooring.agent.servertime import ServerTime
 from mooring.kube.access import ApiServerConfig
@@ -70,6 +73,17 @@ class Agent:
             time=self._time,
             holder=holder,
         )
+        self._endpoint_kube = KubeApi(api, connections=ENDPOINT_CONNECTIONS, idle=1)
+        self.endpoint = EndpointAgent(
+            self._endpoint_kube,
+            options.namespace,
+            Registrations(self._store.load, self._store.save),
+            self._broadcast,
+            clock=self._clock,
+            time=self._time,
+            holder=holder,
+            ca_pem=api.ca_pem,
+        )
         self._dialer: Dialer | None = None
         self.health = Health(self.problems)
 
@@ -91,6 +105,7 @@ class Agent:
         self._tasks.spawn(self._credential.run(), "credential")
         self._tasks.spawn(self._reporter.run(), "reporter")
         self._tasks.spawn(self._policy.run(), "policy")
+        self._tasks.spawn(self.endpoint.run(), "endpoint")
         self._tasks.spawn(self._connect(), "connect")
         try:
             await stop.wait()
@@ -101,6 +116,7 @@ class Agent:
             await self._tasks.aclose()
             await self._apiserver.aclose()
             await self._policy_kube.aclose()
+            await self._endpoint_kube.aclose()
             await self._kube.aclose()
             await self.health.aclose()
 
@@ -115,14 +131,20 @@ class Agent:
             time=self._time,
         )
         dialer.on_connected = self._greet
-        dialer.on_message = self._policy.heard
+        dialer.on_message = self._hear
+        dialer.on_sessions = lambda: self.endpoint.linked(bool(dialer.sessions))
         self._dialer = dialer
         dialer.start()
 
     def _greet(self, session: Session) -> None:
         session.message(self._reporter.status())
-        if (status := self._policy.status()) is not None:
-            session.message(status)
+        for status in (self._policy.status(), self.endpoint.status()):
+            if status is not None:
+                session.message(status)
+
+    def _hear(self, message: dict[str, object]) -> None:
+        self._policy.heard(message)
+        self.endpoint.heard(message)
 
     def _broadcast(self, message: dict[str, object]) -> None:
         if self._dialer is not None:

@@ -295,6 +295,7 @@ async def create_manifest(ref: PathRef, services: Deps, data: JSONBody[ManifestN
             workload=wanted.workload,
             admin_binding=wanted.admin_binding,
             profile=cluster.profile,
+            endpoint="" if cluster.endpoint is None else cluster.endpoint.mode,
         )
     )
     return Response(kube_manifest.to_yaml(objects), media_type="application/yaml")

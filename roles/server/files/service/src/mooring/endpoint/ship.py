@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mooring.agent.identity import BadIdentity, Identity
-from mooring.agent.policy.fetch import addresses
+from mooring.agent.serverapi import addresses
 from mooring.agent.servertime import ServerTime
 from mooring.endpoint.journal import Batch, Journal
 from mooring.kube.access import BadConfig

@@ -47,6 +47,8 @@ class ApiServerConfig:
     own_tls: ssl.SSLContext
     stream_tls: ssl.SSLContext
     server_name: str
+    ca_pem: str = ""
+    """The CA that the API server's certificate is of."""
     token_file: Path | None = None
     token: Secret | None = None
 
@@ -85,6 +87,7 @@ def in_cluster(environ: Mapping[str, str], account: Path = SERVICE_ACCOUNT) -> A
         own_tls=context,
         stream_tls=context,
         server_name=host,
+        ca_pem=ca,
         token_file=account / "token",
     )
     config.bearer()  # fail now rather than at the first call
@@ -125,6 +128,7 @@ def from_kubeconfig(path: Path, context: str | None) -> ApiServerConfig:
         own_tls=_with_certificate(ca, certificate, key),
         stream_tls=client_context(ca),
         server_name=str(cluster.get("tls-server-name") or host),
+        ca_pem=ca,
         token_file=_beside(path, str(token_file)) if token_file else None,
         token=Secret(str(token)) if token and not token_file else None,
     )

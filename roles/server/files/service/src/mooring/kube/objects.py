@@ -11,15 +11,13 @@ from mooring.lib.version import VERSION
 Manifest = dict[str, Any]
 
 RBAC: Final = "rbac.authorization.k8s.io"
+MARKS: Final = {"app.kubernetes.io/name": AGENT, "app.kubernetes.io/part-of": "mooring"}
+"""Labels of what the agent itself makes."""
 
 
 def labels() -> dict[str, str]:
-    """What every object carries."""
-    return {
-        "app.kubernetes.io/name": AGENT,
-        "app.kubernetes.io/part-of": "mooring",
-        "app.kubernetes.io/version": VERSION,
-    }
+    """What every object of the manifest carries."""
+    return {**MARKS, "app.kubernetes.io/version": VERSION}
 
 
 def meta(name: str, namespace: str | None = None) -> Manifest:

@@ -13,24 +13,26 @@ lower than the last one, unless the cluster was registered anew since then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from mooring.agent.identity import BadIdentity, Identity
+from mooring.agent.identity import BadIdentity, Identity, Registrations
+from mooring.agent.lease import Lease
 from mooring.agent.policy.applier import FLIGHT, Applier
 from mooring.agent.policy.cluster import Cluster
 from mooring.agent.policy.desired import Desired, Unacceptable, accept
-from mooring.agent.policy.fetch import NoPolicy, addresses, get_bundle
+from mooring.agent.policy.fetch import NoPolicy, get_bundle
 from mooring.agent.policy.kinds import KINDS
-from mooring.agent.policy.lease import Lease
 from mooring.agent.policy.report import Report
 from mooring.agent.policy.timekeeper import Timekeeper
 from mooring.agent.policy.vault import About, Kept, TooLarge, Vault
 from mooring.agent.policy.watch import Watcher
+from mooring.agent.serverapi import addresses
 from mooring.agent.servertime import ServerTime, Verdict
 from mooring.kube.access import BadConfig
 from mooring.kube.client import KubeApi, KubeError
+from mooring.kube.names import POLICY_NAME
 from mooring.lib import logging
 from mooring.lib.backoff import Backoff
 from mooring.lib.clock import Clock
@@ -48,14 +50,6 @@ BUNDLE: Final = "policy"
 """What an error is of that concerns the policy as a whole."""
 _ATTEMPT: Final = (KubeError, FetchError, BadConfig)
 _REFUSED: Final = (BadBundle, Unacceptable, TooLarge)
-
-
-class Registrations:
-    """Who this cluster's agent is just now (`IdentityStore`); a protocol would say no more."""
-
-    def __init__(self, load: Callable[[], Awaitable[Identity]], save: Callable[[Identity], Awaitable[None]]) -> None:
-        self.load = load
-        self.save = save
 
 
 class PolicyAgent:
@@ -79,7 +73,7 @@ class PolicyAgent:
         self._jwt_time = time
         self._cluster = Cluster(kube, namespace)
         self._vault = Vault(kube, namespace)
-        self._lease = Lease(kube, namespace, holder, clock)
+        self._lease = Lease(kube, namespace, holder, clock, name=POLICY_NAME, work="applies the policy")
         self._report = Report(send, clock, holder)
         self._tasks = Supervisor("policy")
         self._needed = asyncio.Event()  # there is, or may be, a policy

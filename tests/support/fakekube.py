@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kube-apiserver in memory, as far as the agent's policy half uses one: objects, watches, server-side apply."""
+"""A kube-apiserver in memory, as far as the agent uses one: objects, watches, server-side apply."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class FakeApi:
         found = _PATH.fullmatch(bare)
         assert found is not None
         stream = Stream(lambda one: self._watches.remove(entry) if entry in self._watches else None)
-        entry = (found[3], "labelSelector" if "labelSelector" in query else "", stream)
+        entry = (found[3], _selector(query), stream)
         self._watches.append(entry)
         since = int(parse_qs(query)["resourceVersion"][0])
         for (resource, _space, _name), item in self.objects.items():
@@ -153,7 +153,7 @@ class FakeApi:
         if resource == "selfsubjectaccessreviews":
             return 201, {"status": {"allowed": body["spec"]["resourceAttributes"]["verb"] in self.may}}
         if method == "GET" and not name:
-            selector = "labelSelector" if "labelSelector" in query else ""
+            selector = _selector(query)
             items = [o for (kind, _s, _n), o in self.objects.items() if kind == resource and _matches(selector, o)]
             return 200, {"metadata": {"resourceVersion": str(self.version)}, "items": items}
         there = self.objects.get((resource, space, name or (body or {}).get("metadata", {}).get("name", "")))
@@ -233,19 +233,18 @@ class FakeApi:
             return before  # nothing changed
         meta["resourceVersion"] = str(self.version)
         self.objects[at] = item
-        was, now = before is not None and _matches("x", before), _matches("x", item)
-        self._tell(resource, "ADDED" if before is None else "MODIFIED", item, lost=was and not now)
+        self._tell(resource, "ADDED" if before is None else "MODIFIED", item, before)
         return item
 
-    def _tell(self, resource: str, kind: str, item: Manifest, lost: bool = False) -> None:
+    def _tell(self, resource: str, kind: str, item: Manifest, before: Manifest | None = None) -> None:
         if not self.echo:
             return
         for watched, selector, stream in self._watches:
             if watched == resource:
-                if selector and lost:
-                    stream.queue.put_nowait(_line("DELETED", item))
-                elif _matches(selector, item):
+                if _matches(selector, item):
                     stream.queue.put_nowait(_line(kind, item))
+                elif before is not None and _matches(selector, before):
+                    stream.queue.put_nowait(_line("DELETED", item))
 
 
 def _owners(item: Manifest) -> list[dict[str, str]]:
@@ -258,8 +257,18 @@ def _differs(there: Manifest, body: Manifest) -> bool:
     return others and any(part in body and body[part] != there.get(part) for part in _PARTS)
 
 
+def _selector(query: str) -> str:
+    """A field selector of a name, or a label selector of one label, with a value or not; empty: everything."""
+    asked = parse_qs(query)
+    return next((asked[kind][0] for kind in ("fieldSelector", "labelSelector") if kind in asked), "")
+
+
 def _matches(selector: str, item: Manifest) -> bool:
-    return not selector or (item["metadata"].get("labels") or {}).get("mooring.fleet/policy") == "true"
+    key, _unused, value = selector.partition("=")
+    if key == "metadata.name":
+        return bool(item["metadata"]["name"] == value)
+    found = (item["metadata"].get("labels") or {}).get(key)
+    return not selector or (found is not None and value in ("", found))
 
 
 def _line(kind: str, item: Manifest) -> bytes:

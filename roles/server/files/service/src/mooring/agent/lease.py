@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One of several agents of a cluster applies the policy: the one that holds the Lease `mooring-policy`.
+"""One of several agents of a cluster does a work: the one that holds its Lease. `mooring-policy` is of the agent that
+applies policies, `mooring-endpoint` of the one that writes the tokens of the endpoint.
 
 Whoever waits goes by its own clock: it takes the Lease over when that did not change for 15 s. Whoever holds it writes
 it every 5 s, and stops its work when it could not for 10 s: five seconds before another begins. An agent that ends lets
@@ -18,7 +19,6 @@ from typing import Any, Final
 
 from mooring.kube.access import BadConfig
 from mooring.kube.client import KubeApi, KubeError
-from mooring.kube.names import POLICY_NAME
 from mooring.lib import logging
 from mooring.lib.clock import Clock
 from mooring.net.fetch import FetchError
@@ -34,15 +34,17 @@ _ATTEMPT: Final = (KubeError, FetchError, BadConfig)
 
 
 class Lease:
-    """Holds it, waits for it."""
+    """Holds it, waits for it. `name` is its name, `work` what its holder does, for people."""
 
-    def __init__(self, kube: KubeApi, namespace: str, holder: str, clock: Clock) -> None:
+    def __init__(self, kube: KubeApi, namespace: str, holder: str, clock: Clock, *, name: str, work: str) -> None:
         self._kube = kube
+        self._name = name
+        self._work = work
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._namespace = namespace
         self._holder = holder
         self._clock = clock
-        self._log = logging.get("mooring.agent.policy")
+        self._log = logging.get("mooring.agent.lease")
         self._seen: tuple[str, float] = ("", 0.0)  # the version that was seen last, and since when
         self.held = False
 
@@ -51,7 +53,7 @@ class Lease:
         lost; raises what the work raises."""
         version = await self._acquire()
         self.held = True
-        self._log.info("this agent applies the policy")
+        self._log.info(f"this agent {self._work}")
         task = asyncio.ensure_future(work())
         keep = asyncio.ensure_future(self._keep(version))
         try:
@@ -67,7 +69,7 @@ class Lease:
         if task.done() and not task.cancelled():
             task.result()
         if lost:
-            self._log.warning("another agent of this cluster applies the policy now, or the API server is away")
+            self._log.warning(f"another agent of this cluster {self._work} now, or the API server is away")
 
     async def _acquire(self) -> str:
         """Waits until it is ours; returns its version."""
@@ -77,12 +79,12 @@ class Lease:
                 if version:
                     return version
             except _ATTEMPT as error:
-                self._log.info("the lease of the policy cannot be had just now", reason=str(error))
+                self._log.info("a lease cannot be had just now", lease=self._name, reason=str(error))
             await asyncio.sleep(random.uniform(0.8, 1.2) * RENEW)  # noqa: S311 - spreads load, protects nothing
 
     async def _try(self) -> str:
         try:
-            lease = await self._kube.json("GET", f"{self._collection}/{POLICY_NAME}")
+            lease = await self._kube.json("GET", f"{self._collection}/{self._name}")
         except KubeError as error:
             if error.status != 404:
                 raise
@@ -104,7 +106,7 @@ class Lease:
             try:
                 async with asyncio.timeout(max(0.1, renewed + GIVE_UP - began)):
                     if not version:
-                        lease = await self._kube.json("GET", f"{self._collection}/{POLICY_NAME}")
+                        lease = await self._kube.json("GET", f"{self._collection}/{self._name}")
                         if (lease.get("spec") or {}).get("holderIdentity") != self._holder:
                             return
                         version = _version(lease)
@@ -114,21 +116,21 @@ class Lease:
                 version = ""
 
     async def _write(self, version: str) -> str:
-        return _version(await self._kube.json("PUT", f"{self._collection}/{POLICY_NAME}", self._body(version)))
+        return _version(await self._kube.json("PUT", f"{self._collection}/{self._name}", self._body(version)))
 
     async def _release(self) -> None:
         try:
             async with asyncio.timeout(RELEASE_DEADLINE):
-                lease = await self._kube.json("GET", f"{self._collection}/{POLICY_NAME}")
+                lease = await self._kube.json("GET", f"{self._collection}/{self._name}")
                 if (lease.get("spec") or {}).get("holderIdentity") == self._holder:
                     body = self._body(_version(lease))
                     body["spec"]["holderIdentity"] = ""
-                    await self._kube.json("PUT", f"{self._collection}/{POLICY_NAME}", body)
+                    await self._kube.json("PUT", f"{self._collection}/{self._name}", body)
         except (*_ATTEMPT, TimeoutError):
             pass  # it runs out
 
     def _body(self, version: str) -> dict[str, Any]:
-        meta = {"name": POLICY_NAME, "namespace": self._namespace, "labels": {"app.kubernetes.io/part-of": "mooring"}}
+        meta = {"name": self._name, "namespace": self._namespace, "labels": {"app.kubernetes.io/part-of": "mooring"}}
         if version:
             meta["resourceVersion"] = version
         return {
