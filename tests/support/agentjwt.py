@@ -78,3 +78,28 @@ def handshake(client: RawClient, jwt: str | None, more: Headers = WEBSOCKET) -> 
     answer = client.request("GET", "/tunnel/connect", [*more, *authorization])
     client.close()
     return answer
+
+
+class AgentOf:
+    """A cluster of the API's tests, and the key that its agent registered."""
+
+    def __init__(self, world: Any, cluster: dict[str, Any]) -> None:
+        self.world = world
+        self.id: str = cluster["id"]
+        self.key = Ed25519PrivateKey.generate()
+
+    async def register(self) -> dict[str, Any]:
+        join = await self.world.admin.ok("POST", f"/clusters/{self.id}/join-tokens")
+        body = {
+            "join_token": join["join_token"],
+            "public_key": b64(self.key.public_key().public_bytes_raw()),
+            "cluster_uid": self.id,
+        }
+        made: dict[str, Any] = await self.world.anonymous.ok("POST", "/agents/register", body)
+        return made
+
+    def jwt(self, key: Ed25519PrivateKey | None = None, **changes: Any) -> str:
+        now = int(self.world.clock.now())
+        claims = {"iss": self.id, "aud": "mooring.example", "iat": now, "nbf": now, "exp": now + 45}
+        head = {"alg": "EdDSA", "typ": TYP, "kid": changes.pop("kid", self.id)}
+        return sign(key or self.key, head, claims | {"jti": secrets.token_urlsafe(12)} | changes)

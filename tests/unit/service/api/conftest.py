@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,28 @@ class NotedPolicies:
         return self.standings.get(cluster_id)
 
 
+@dataclass
+class NotedEndpoints:
+    """Stands in for the endpoint controller: the documents that tests put there, and what was waited for."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    made: dict[str, tuple[bytes, dict[int, bytes]]] = field(default_factory=dict)
+    asked: list[tuple[str, dict[int, str]]] = field(default_factory=list)
+    waited: list[tuple[str, str, float]] = field(default_factory=list)
+    arrives: bool = True
+
+    def digest(self, cluster_id: str) -> str:
+        return self.digests.get(cluster_id, "")
+
+    async def documents(self, cluster_id: str, have: Mapping[int, str]) -> tuple[bytes, dict[int, bytes]] | None:
+        self.asked.append((cluster_id, dict(have)))
+        return self.made.get(cluster_id)
+
+    async def delivered(self, cluster_id: str, token_id: str, seconds: float) -> bool:
+        self.waited.append((cluster_id, token_id, seconds))
+        return self.arrives
+
+
 class Client:
     """One caller: their token, and JSON in and out."""
 
@@ -108,6 +130,7 @@ class World:
     control: NotedControl
     policies: NotedPolicies
     audit: Audit
+    endpoints: NotedEndpoints
     http: httpx.AsyncClient
     admin: Client
     anonymous: Client
@@ -184,7 +207,7 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
     await create_admin(store, passwords, clock, "admin", Secret(ADMIN_PASSWORD))
     index.load(await store.snapshot(clock.now()))
     store.on_commit(index.apply)
-    control, policies, book = NotedControl(), NotedPolicies(), Book()
+    control, policies, endpoints, book = NotedControl(), NotedPolicies(), NotedEndpoints(), Book()
     revision, policy = await store.policy()
     book.load(policy, {}, revision)
     store.on_commit(lambda delta: _read(book, delta))
@@ -201,6 +224,7 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
         control=control,
         book=book,
         policies=policies,
+        endpoints=endpoints,
         agents=AgentDoor(
             verifier, clock.now, lambda agent: used.first_time(agent.cluster_id, agent.jti, agent.until, clock.now())
         ),
@@ -218,7 +242,8 @@ async def world(tmp_path: Path, migrated: Path, application: Litestar, current: 
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         anonymous = Client(http)
         answer = await anonymous.ok("POST", "/login", {"username": "admin", "password": ADMIN_PASSWORD})
-        yield World(services, clock, control, policies, audit, http, Client(http, answer["token"]), anonymous)
+        admin = Client(http, answer["token"])
+        yield World(services, clock, control, policies, audit, endpoints, http, admin, anonymous)
     audit.close()
     passwords.close()
     await store.aclose()

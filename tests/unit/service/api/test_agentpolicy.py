@@ -3,40 +3,13 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mooring.policy.standing import Standing
 from mooring.store.policies import PolicyFault, PolicyStatus
-from support.agentjwt import TYP, b64, sign
-
-
-class Agent:
-    """A cluster, and the key that its agent registered."""
-
-    def __init__(self, world: Any, cluster: dict[str, Any]) -> None:
-        self.world = world
-        self.id: str = cluster["id"]
-        self.key = Ed25519PrivateKey.generate()
-
-    async def register(self) -> dict[str, Any]:
-        join = await self.world.admin.ok("POST", f"/clusters/{self.id}/join-tokens")
-        body = {
-            "join_token": join["join_token"],
-            "public_key": b64(self.key.public_key().public_bytes_raw()),
-            "cluster_uid": self.id,
-        }
-        made: dict[str, Any] = await self.world.anonymous.ok("POST", "/agents/register", body)
-        return made
-
-    def jwt(self, key: Ed25519PrivateKey | None = None, **changes: Any) -> str:
-        now = int(self.world.clock.now())
-        claims = {"iss": self.id, "aud": "mooring.example", "iat": now, "nbf": now, "exp": now + 45}
-        head = {"alg": "EdDSA", "typ": TYP, "kid": changes.pop("kid", self.id)}
-        return sign(key or self.key, head, claims | {"jti": secrets.token_urlsafe(12)} | changes)
+from support.agentjwt import AgentOf as Agent
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from litestar.types import Message, Scope
 
 from mooring.api import (
     agentaudit,
+    agentendpoint,
     agentpolicy,
     agents,
     binding_routes,
@@ -53,6 +54,7 @@ HANDLERS = [
     agents.register,
     agentpolicy.fetch_policy,
     agentaudit.take_records,
+    agentendpoint.fetch_endpoint,
     policystatus.list_policy_status,
     policystatus.get_policy_status,
     clusters.list_clusters,

@@ -106,6 +106,7 @@ def nothing() -> Services:
         control=_NoControl(),
         book=Book(),
         policies=_NoPolicies(),
+        endpoints=_NoEndpoints(),
         agents=_NoAgents(),
         audit=_NoAudit(),
         settings=ApiSettings(url="https://localhost", ca_pem="", instance="", audience=""),
@@ -136,6 +137,17 @@ class _NoPolicies:
 class _NoAudit:
     async def take(self, cluster: ClusterView, journal: str, offset: int, lines: bytes) -> tuple[int, int] | None:
         raise AssertionError(journal)
+
+
+class _NoEndpoints:
+    def digest(self, cluster_id: str) -> str:
+        raise AssertionError(cluster_id)
+
+    async def documents(self, cluster_id: str, have: Mapping[int, str]) -> tuple[bytes, dict[int, bytes]] | None:
+        raise AssertionError(cluster_id)
+
+    async def delivered(self, cluster_id: str, token_id: str, seconds: float) -> bool:
+        raise AssertionError(cluster_id)
 
 
 class _NoAgents:

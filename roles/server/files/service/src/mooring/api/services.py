@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,6 +88,19 @@ class AuditInbox(Protocol):
         """How many lines were written now, and up to which byte of the journal everything is there; None: not now."""
 
 
+class EndpointControl(Protocol):
+    """What the API asks of the endpoint controller."""
+
+    def digest(self, cluster_id: str) -> str:
+        """Of the index that the cluster is to have; empty: there is none yet, or never was."""
+
+    async def documents(self, cluster_id: str, have: Mapping[int, str]) -> tuple[bytes, dict[int, bytes]] | None:
+        """The cluster's index, and those of its shards that differ from the digests in `have`; None: not now."""
+
+    async def delivered(self, cluster_id: str, token_id: str, seconds: float) -> bool:
+        """Whether all that was committed up to now, and the token, is in the cluster, or is within so many seconds."""
+
+
 class AgentDoor(Protocol):
     """Who lets agents in."""
 
@@ -107,6 +121,7 @@ class Services:
     control: ClusterControl
     book: Book
     policies: PolicyControl
+    endpoints: EndpointControl
     agents: AgentDoor
     audit: AuditInbox
     settings: ApiSettings

@@ -3,6 +3,7 @@
 
     store -> index -> roster -> workers        what a commit changed is everywhere before its call is answered
     store -> policies -> roster -> workers     what policy each cluster is to have
+    store -> endpoints -> roster -> workers    which tokens each cluster's own endpoint is to take
     workers -> roster -> controllers -> store  what agents report
 
 It must not: touch the data path. Workers serve on while it is replaced.
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mooring.api import app as api_app
 from mooring.api.services import ApiSettings, Services
@@ -32,6 +34,8 @@ from mooring.control.builtins import bring_in_line
 from mooring.control.bundles import Bundles
 from mooring.control.clusters import ClusterController
 from mooring.control.drift import DriftLog
+from mooring.control.endpointdocs import Documents
+from mooring.control.endpoints import EndpointController
 from mooring.control.policies import PolicyController
 from mooring.control.signing import signing_key
 from mooring.control.upkeep import Upkeep
@@ -89,15 +93,17 @@ class Control:
         upkeep = Upkeep(store, self.index, self.clock, controller.connected_ids)
         upkeep.start()
         self._ending.push_async_callback(upkeep.aclose)
+        key = await signing_key(store)
         audit = self._open_audit()
-        policies, book = await self._start_policies(store, roster, audit)
+        policies, book = await self._start_policies(store, roster, audit, key)
+        endpoints = await self._start_endpoints(store, roster, key)
         store.on_commit(roster.publish)
         self._ending.push_async_callback(roster.aclose)
         verifier = AgentVerifier(self.index.agent_key, audience)
         inbox = AuditInbox(audit)
         self.index.subscribe(lambda change: _forget(verifier, inbox, change))
         door = AgentDoor(verifier, self.clock.now, roster.first_use)
-        await self._start_api(store, controller, policies, book, door, inbox, audience)
+        await self._start_api(store, controller, policies, book, endpoints, door, inbox, audience)
         await roster.start(socket.socket(fileno=self._begin.bus))
 
     async def _open_store(self) -> SqlStore:
@@ -129,10 +135,12 @@ class Control:
         self._ending.callback(audit.close)
         return audit
 
-    async def _start_policies(self, store: SqlStore, roster: Roster, audit: Audit) -> tuple[PolicyController, Book]:
+    async def _start_policies(
+        self, store: SqlStore, roster: Roster, audit: Audit, key: Ed25519PrivateKey
+    ) -> tuple[PolicyController, Book]:
         """The policy, in memory and on its way to the clusters."""
         config = self.config
-        bundles = Bundles(await signing_key(store), config.identity.prefix)
+        bundles = Bundles(key, config.identity.prefix)
         self._ending.callback(bundles.close)
         book = Book()
         policies = PolicyController(store, roster, self.clock, book, bundles, DriftLog(audit))
@@ -141,12 +149,24 @@ class Control:
         self._ending.push_async_callback(policies.aclose)
         return policies, book
 
+    async def _start_endpoints(self, store: SqlStore, roster: Roster, key: Ed25519PrivateKey) -> EndpointController:
+        """The tokens for the endpoints of clusters, on their way there."""
+        documents = Documents(key)
+        self._ending.callback(documents.close)
+        prefix = self.config.identity.prefix
+        endpoints = EndpointController(store, self.index, roster, self.clock, documents, prefix=prefix)
+        await endpoints.start()
+        store.on_commit(endpoints.committed)
+        self._ending.push_async_callback(endpoints.aclose)
+        return endpoints
+
     async def _start_api(
         self,
         store: Store,
         controller: ClusterController,
         policies: PolicyController,
         book: Book,
+        endpoints: EndpointController,
         door: AgentDoor,
         inbox: AuditInbox,
         audience: str,
@@ -166,6 +186,7 @@ class Control:
             control=controller,
             book=book,
             policies=policies,
+            endpoints=endpoints,
             agents=door,
             audit=inbox,
             settings=ApiSettings(

@@ -181,6 +181,10 @@ class Index:
             facts.append(members.users[user.id])
         return max((members.until.get(fact, inf) for fact in facts), default=-inf)
 
+    def members_of(self, cluster_id: str) -> Members:
+        """Who may enter a cluster."""
+        return self._members.get(cluster_id, Members())
+
     def user(self, user_id: str) -> User | None:
         """A user by id."""
         return self._users.get(user_id)

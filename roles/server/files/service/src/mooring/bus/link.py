@@ -39,7 +39,7 @@ ANSWER_SECONDS: Final = 5.0
 """For an answer of control to a claim or a question for metrics."""
 USED_SECONDS: Final = 5.0
 """How often the uses of tokens are passed on."""
-KINDS: Final = ("status", "policy-status")
+KINDS: Final = ("status", "policy-status", "endpoint-status")
 """The control messages of agents that are passed on; of each cluster and kind, the last one is kept for a control
 process that does not know it."""
 EVENTS: Final = "drift"
@@ -74,7 +74,7 @@ class Link:
         self._heard = self._alive  # when the index was last known to be true
         self._reachable: set[str] = set()
         self._said: dict[str, dict[str, bytes]] = {kind: {} for kind in KINDS}  # the last of each cluster
-        self._told: dict[str, dict[str, Any]] = {}  # what each cluster's agents are told when they connect
+        self._told: dict[str, dict[str, dict[str, Any]]] = {}  # what each cluster's agents are told when they connect
         self._replays = Replays()
         self._claims: dict[int, Callable[[bool | None], None]] = {}
         self._asked: dict[int, Callable[[bytes], None]] = {}
@@ -213,6 +213,7 @@ class Link:
                 connected=connected,
                 seen=seen,
                 policies=dict(self._said["policy-status"]),
+                endpoints=dict(self._said["endpoint-status"]),
             )
         )
         if self._leaving:
@@ -343,15 +344,14 @@ class Link:
             self._send(messages.AgentDown(cluster_id=cluster_id, reason=reason))
 
     def _ready(self, cluster_id: str, session: Session) -> None:
-        told = self._told.get(cluster_id)
-        if told is not None:
+        for told in self._told.get(cluster_id, {}).values():
             session.message(told)
 
     def _tell(self, cluster_id: str, data: bytes) -> None:
         if not self._hub.connected(cluster_id):
             return  # it went meanwhile; control says it again to whoever gets its next session
         message = msgspec.json.decode(data, type=dict[str, Any])
-        self._told[cluster_id] = message
+        self._told.setdefault(cluster_id, {})[message["kind"]] = message
         self._hub.tell(cluster_id, message)
 
     def _message(self, cluster_id: str, message: dict[str, Any]) -> None:

@@ -35,7 +35,8 @@ class Family(msgspec.Struct, frozen=True):
 
 class Join(_Message, frozen=True):
     """A worker is there, or there again. `connected`: the clusters whose agent has a session with it, each with the
-    last status that the agent reported, as JSON; empty: none yet. `policies`: also the last `policy-status` of each.
+    last status that the agent reported, as JSON; empty: none yet. `policies` and `endpoints`: also the last
+    `policy-status` and `endpoint-status` of each.
     `seen`: JWTs of agents that were let in here, as in `Claim`, for a control process that does not know."""
 
     instance: str
@@ -44,6 +45,7 @@ class Join(_Message, frozen=True):
     connected: dict[str, bytes]
     seen: list[tuple[str, str, float]] = []
     policies: dict[str, bytes] = {}
+    endpoints: dict[str, bytes] = {}
 
 
 class AgentUp(_Message, frozen=True):
@@ -137,7 +139,7 @@ class Changed(_Message, frozen=True):
 
 class Tell(_Message, frozen=True):
     """A control message for a cluster's agents, as JSON: for those that are connected, and for each that connects until
-    another one takes its place. Only to a worker that has a session of the cluster."""
+    another one of its kind takes its place. Only to a worker that has a session of the cluster."""
 
     cluster_id: str
     message: bytes

@@ -74,7 +74,7 @@ class Roster:
         self._totals = totals.Totals()
         self._workers: dict[Channel[ToControl], _Worker] = {}
         self._questions: dict[int, _Question] = {}
-        self._told: dict[str, bytes] = {}  # the message that stands for each cluster's agents
+        self._told: dict[str, dict[str, bytes]] = {}  # the messages that stand for each cluster's agents, by kind
         self._next = 0
         self._tasks = Supervisor("roster")
         self._server: asyncio.Server | None = None
@@ -110,9 +110,10 @@ class Roster:
         self._told.pop(cluster_id, None)
 
     def tell(self, cluster_id: str, message: dict[str, Any]) -> None:
-        """Tell every agent of a cluster, now and whenever one connects, until something else is told in its place."""
+        """Tell every agent of a cluster, now and whenever one connects, until something else of this kind is told in
+        its place."""
         data = msgspec.json.encode(message)
-        self._told[cluster_id] = data
+        self._told.setdefault(cluster_id, {})[message["kind"]] = data
         for worker in self._workers.values():
             if cluster_id in worker.clusters:
                 worker.channel.send(messages.Tell(cluster_id=cluster_id, message=data))
@@ -169,7 +170,7 @@ class Roster:
             self._up(worker, cluster_id)
             if status:
                 self._say(cluster_id, status)
-        for cluster_id, status in message.policies.items():
+        for cluster_id, status in (*message.policies.items(), *message.endpoints.items()):
             self._say(cluster_id, status)
         reachable = set().union(*(other.clusters for other in self._workers.values()))
         channel.send(messages.Reachable(cluster_ids=sorted(reachable)))
@@ -250,8 +251,7 @@ class Roster:
     def _up(self, worker: _Worker, cluster_id: str) -> None:
         before = self.connected(cluster_id)
         worker.clusters.add(cluster_id)
-        told = self._told.get(cluster_id)
-        if told is not None:
+        for told in self._told.get(cluster_id, {}).values():
             worker.channel.send(messages.Tell(cluster_id=cluster_id, message=told))
         if not before:
             self._reach(cluster_id, True, "")

@@ -125,6 +125,32 @@ KUBE_API_AUTH_SILENCE = Gauge(
     registry=REGISTRY,
 )
 
+ENDPOINT_TOKENS = Gauge(
+    "mooring_endpoint_tokens", "Tokens for the endpoints of clusters that are kept ready.", registry=REGISTRY
+)
+ENDPOINT_BEHIND = Gauge(
+    "mooring_endpoint_clusters_behind",
+    "Connected clusters that are not known to have the tokens that their endpoint is to have.",
+    registry=REGISTRY,
+)
+ENDPOINT_DELIVER_SECONDS = Histogram(
+    "mooring_endpoint_deliver_seconds",
+    "Time from a commit until a connected agent said that its endpoint has the tokens, in seconds.",
+    buckets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 5, 10, 30, 60),
+    registry=REGISTRY,
+)
+ENDPOINT_RENDER_SECONDS = Histogram(
+    "mooring_endpoint_render_seconds",
+    "Time to make, sign and pack one shard of the tokens of an endpoint, in seconds.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+    registry=REGISTRY,
+)
+ENDPOINT_RENDER_FAILURES = Counter(
+    "mooring_endpoint_render_failures_total",
+    "Tokens of endpoints that could not be made; tried again.",
+    registry=REGISTRY,
+)
+
 
 def render() -> bytes:
     """All metrics in the Prometheus text format, to be served with CONTENT_TYPE."""
