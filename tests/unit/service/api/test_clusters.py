@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mooring.store.records import EndpointSettings
 
 
 async def test_a_new_cluster_waits_for_its_agent(world: Any) -> None:
@@ -183,6 +184,28 @@ async def test_the_manifest_holds_a_join_token_and_the_ca(world: Any) -> None:
     kinds = {(item["kind"], item["metadata"]["name"]) for item in yaml.safe_load_all(bare.text)}
     assert ("Deployment", "mooring-agent") not in kinds
     assert ("ClusterRoleBinding", "mooring-admins") not in kinds
+
+
+async def test_the_manifest_of_an_agent_that_serves_the_endpoint_has_a_service(world: Any) -> None:
+    made = await world.cluster("prod")
+    async with world.services.store.write() as tx:
+        settings = EndpointSettings(mode="agent", fqdn="prod.example.com:8443")
+        await tx.clusters.set_endpoint(made["id"], world.clock.now(), settings)
+    wanted = {
+        "endpoint_service": "NodePort",
+        "endpoint_node_port": 30443,
+        "endpoint_names": ["192.0.2.1", "2001:db8::1"],
+    }
+    answer = await world.admin("POST", "/clusters/prod/manifest", wanted)
+    objects = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(answer.text)}
+    service = objects["Service", "mooring-endpoint"]["spec"]
+    assert (service["type"], service["ports"][0]["nodePort"]) == ("NodePort", 30443)
+    args = objects["Deployment", "mooring-agent"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "prod.example.com,192.0.2.1,2001:db8::1" in args
+    assert "https://prod.example.com:8443" in args
+    for wrong in ("a,b", "--x", "a b", ""):
+        answer = await world.admin("POST", "/clusters/prod/manifest", {"endpoint_names": [wrong]})
+        assert answer.status_code == 422, wrong
 
 
 async def test_the_manifest_lets_the_agent_do_what_the_clusters_profile_says(world: Any) -> None:

@@ -52,6 +52,9 @@ CALLS: list[tuple[str, str, str, Any, Any]] = [
      "--no-join-token --ttl 2h", "POST", "/clusters/lab/manifest", "kind: Namespace\n",
      {"image": "i:1", "image_pull_policy": "Never", "replicas": 2, "admin_binding": False, "workload": "none",
       "join_token": False, "ttl_seconds": 7200}),
+    ("cluster manifest lab --endpoint-service NodePort --endpoint-node-port 30443 --endpoint-name a.example "
+     "--endpoint-name 192.0.2.1", "POST", "/clusters/lab/manifest", "kind: Namespace\n",
+     {"endpoint_service": "NodePort", "endpoint_node_port": 30443, "endpoint_names": ["a.example", "192.0.2.1"]}),
     ("cluster join-token lab --ttl 15m", "POST", "/clusters/lab/join-tokens", {"join_token": "mrj_x"},
      {"ttl_seconds": 900}),
     ("user list --group dev", "GET", "/users?group=dev&limit=200", EMPTY, None),

@@ -228,3 +228,46 @@ def test_everything_is_in_the_namespace_that_was_asked_for(namespace: str) -> No
 
 def test_the_yaml_reads_back_to_the_objects() -> None:
     assert list(yaml.safe_load_all(to_yaml(render(OPTIONS)))) == render(OPTIONS)
+
+
+SERVED = replace(OPTIONS, endpoint="agent", names=("prod.example.com", "192.0.2.10"), url="https://prod.example.com")
+
+
+def test_an_agent_that_serves_the_endpoint_has_a_service_and_a_bounded_folder() -> None:
+    objects = render(replace(SERVED, service="NodePort", node_port=30443))
+    assert names(objects)[-3:] == [
+        "Service/mooring-endpoint", "PodDisruptionBudget/mooring-agent", "Deployment/mooring-agent"
+    ]  # fmt: skip
+    service = find(objects, "Service", "mooring-endpoint")["spec"]
+    assert (service["type"], service["ports"][0]["nodePort"]) == ("NodePort", 30443)
+    assert service["publishNotReadyAddresses"] is True  # no session to the server: not ready, and needed just then
+    pod = find(objects, "Deployment", "mooring-agent")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"][-8:] == [
+        "--endpoint-listen", ":8443", "--endpoint-dir", "/var/lib/mooring-agent",
+        "--endpoint-names", "prod.example.com,192.0.2.10", "--endpoint-url", "https://prod.example.com",
+    ]  # fmt: skip
+    assert {port["name"]: port["containerPort"] for port in container["ports"]}["endpoint"] == 8443
+    assert pod["volumes"] == [{"name": "state", "emptyDir": {"sizeLimit": "256Mi"}}]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert (
+        service["selector"].items()
+        <= find(objects, "Deployment", "mooring-agent")["spec"]["template"]["metadata"]["labels"].items()
+    )
+
+
+@pytest.mark.parametrize("kind", ["ClusterIP", "LoadBalancer"])
+def test_the_type_of_the_service_is_the_users_choice(kind: Any) -> None:
+    service = find(render(replace(SERVED, service=kind)), "Service", "mooring-endpoint")["spec"]
+    assert service["type"] == kind
+    assert "nodePort" not in service["ports"][0]
+
+
+def test_the_certificate_of_the_endpoint_is_the_agents_only_where_it_serves_it() -> None:
+    def secrets(options: ManifestOptions) -> set[str]:
+        rules = find(render(options), "Role", "mooring-agent")["rules"]
+        return {name for rule in rules if rule["resources"] == ["secrets"] for name in rule.get("resourceNames", [])}
+
+    assert secrets(SERVED) - secrets(OPTIONS) == {"mooring-endpoint-tls"}
+    assert "Service/mooring-endpoint" not in names(render(replace(OPTIONS, endpoint="webhook")))
+    assert "Service/mooring-endpoint" not in names(render(replace(SERVED, workload="none")))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from litestar import Response, delete, get, patch, post
 from litestar.params import JSONBody, QueryParameter
@@ -53,6 +54,7 @@ from mooring.store.records import Cluster, ClusterState, JoinToken
 MAX_JOIN_TOKENS = 100
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
+_ENDPOINT_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")  # or an address
 
 
 class ConditionOut(Output):
@@ -138,8 +140,14 @@ class JoinTokenOut(Output):
     expires_at: str
 
 
+HostName = Annotated[str, Meta(min_length=1, max_length=253)]
+
+
 class ManifestNew(Input):
-    """Without a `join_token` the manifest leaves the join Secret as it is: for an agent that has registered."""
+    """Without a `join_token` the manifest leaves the join Secret as it is: for an agent that has registered.
+
+    `endpoint_...` counts where the cluster's endpoint is served by its agent: the type of the Service that leads to it,
+    and names and addresses for its certificate beside the one of the endpoint's settings."""
 
     join_token: bool = True
     ttl_seconds: Ttl | None = None
@@ -149,6 +157,11 @@ class ManifestNew(Input):
     workload: Literal["deployment", "none"] = "deployment"
     replicas: Annotated[int, Meta(ge=1, le=5)] = 1
     namespace: str = DEFAULT_NAMESPACE
+    endpoint_service: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    endpoint_node_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    endpoint_names: Annotated[list[Annotated[str, Meta(min_length=1, max_length=253)]], Meta(max_length=32)] = field(
+        default_factory=list
+    )
 
 
 @get("/clusters", opt=USER, tags=["clusters"], summary="The clusters that the caller may get or enter")
@@ -296,9 +309,22 @@ async def create_manifest(ref: PathRef, services: Deps, data: JSONBody[ManifestN
             admin_binding=wanted.admin_binding,
             profile=cluster.profile,
             endpoint="" if cluster.endpoint is None else cluster.endpoint.mode,
+            service=wanted.endpoint_service,
+            node_port=wanted.endpoint_node_port,
+            names=_endpoint_names(cluster, wanted.endpoint_names),
+            url=f"https://{cluster.endpoint.fqdn}" if cluster.endpoint is not None and cluster.endpoint.fqdn else "",
         )
     )
     return Response(kube_manifest.to_yaml(objects), media_type="application/yaml")
+
+
+def _endpoint_names(cluster: Cluster, wanted: list[str]) -> tuple[str, ...]:
+    """The names for the certificate of an endpoint that the agent serves."""
+    fqdn = "" if cluster.endpoint is None else urlsplit(f"//{cluster.endpoint.fqdn}").hostname or ""
+    for name in wanted:
+        if not _ENDPOINT_HOST.fullmatch(name):
+            raise invalid("endpoint_names", f"{name!r} is not a DNS name or an address")
+    return tuple(dict.fromkeys(name for name in (fqdn, *wanted) if name))
 
 
 async def _join_token(tx: Transaction, services: Deps, cluster: Cluster, ttl: int | None) -> tuple[str, Secret, float]:

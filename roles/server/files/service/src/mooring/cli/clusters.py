@@ -140,6 +140,13 @@ def delete(name: str, yes: bool) -> None:
 @click.option("--no-workload", is_flag=True, help="Leave out the Deployment: the agent runs elsewhere as a process.")
 @click.option("--no-join-token", is_flag=True, help="Without a join token: for a cluster that has joined already.")
 @click.option("--ttl", "ttl_seconds", type=Duration(), help="How long the join token in it is good.  [default: 24h]")
+@click.option(
+    "--endpoint-service",
+    type=click.Choice(["ClusterIP", "NodePort", "LoadBalancer"]),
+    help="The Service of an endpoint that the agent serves.  [default: ClusterIP]",
+)
+@click.option("--endpoint-node-port", type=click.IntRange(1, 65535), help="Its port on the nodes.  [default: any]")
+@click.option("--endpoint-name", "endpoint_names", multiple=True, help="A name or address for its certificate, too.")
 @click.option("-f", "--file", "path", type=click.Path(path_type=Path), help="Write to a file (mode 0600).")
 def manifest(
     name: str,
@@ -150,6 +157,9 @@ def manifest(
     no_workload: bool,
     no_join_token: bool,
     ttl_seconds: int | None,
+    endpoint_service: str | None,
+    endpoint_node_port: int | None,
+    endpoint_names: tuple[str, ...],
     path: Path | None,
 ) -> None:
     """Print what to apply in a cluster so that it joins. It holds a new one-time join token.
@@ -165,6 +175,9 @@ def manifest(
         "admin_binding": False if no_admin_binding else None,
         "workload": "none" if no_workload else None,
         "join_token": False if no_join_token else None,
+        "endpoint_service": endpoint_service,
+        "endpoint_node_port": endpoint_node_port,
+        "endpoint_names": list(endpoint_names) or None,
     }
     body = {key: value for key, value in wishes.items() if value is not None}
     with Client(profile.active()) as client:

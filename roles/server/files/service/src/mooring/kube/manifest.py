@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import yaml
 
-from mooring.kube.names import AGENT, DEFAULT_NAMESPACE, IMPERSONATOR, JOIN_SECRET
+from mooring.kube.names import AGENT, DEFAULT_NAMESPACE, ENDPOINT_NAME, IMPERSONATOR, JOIN_SECRET
 from mooring.kube.objects import RBAC, Manifest, binding, labels, meta, service_account
 from mooring.kube.rights import agent_rules, api_auth_rules, impersonator_rules
 from mooring.lib.profiles import DEFAULT_PROFILE, Profile
@@ -25,16 +25,24 @@ ADMINS_BINDING: Final = "mooring-admins"
 # Where the image runs: an unprivileged user that the Containerfile makes.
 _UID: Final = 65532
 _HEALTH_PORT: Final = 8080
+_ENDPOINT_PORT: Final = 8443
+_STATE: Final = "/var/lib/mooring-agent"
+"""Where audit records of the endpoint wait for the server, and the copy of its tokens."""
+
+
+ServiceType = Literal["ClusterIP", "NodePort", "LoadBalancer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestOptions:
     """What goes into a manifest.
 
-    `endpoint` is how the cluster's authorized endpoint works, empty where it has none: with `webhook` the account of
-    kube-api-auth is made. `workload` is `none` when the agent runs outside of the cluster as a process. Without a
-    `join_token` the join Secret is left out: an agent that has registered needs none, and the rest can be applied again
-    and again without a change.
+    `workload` is `none` when the agent runs outside of the cluster as a process. Without a `join_token` the join Secret
+    is left out: an agent that has registered needs none, and the rest can be applied again and again without a change.
+
+    `endpoint` is how the cluster's authorized endpoint works, empty where it has none. With `webhook` the account of
+    kube-api-auth is made. With `agent` the agent serves it: on a Service of the type `service` (`node_port`: which port
+    of the nodes, 0: any), with a certificate for `names`, which people reach at `url`.
     """
 
     server_url: str
@@ -50,6 +58,10 @@ class ManifestOptions:
     admin_binding: bool = True
     profile: Profile = DEFAULT_PROFILE
     endpoint: Literal["", "webhook", "agent"] = ""
+    service: ServiceType = "ClusterIP"
+    node_port: int = 0
+    names: tuple[str, ...] = ()
+    url: str = ""
 
 
 def render(options: ManifestOptions) -> list[Manifest]:
@@ -59,7 +71,7 @@ def render(options: ManifestOptions) -> list[Manifest]:
         service_account(options.namespace, AGENT, "Runs the agent."),
         service_account(options.namespace, IMPERSONATOR, "Runs what comes from the server; it may impersonate only."),
         *([_join_secret(options, options.join_token)] if options.join_token is not None else []),
-        *agent_rules(options.namespace, options.profile),
+        *agent_rules(options.namespace, options.profile, serves=options.endpoint == "agent"),
         *impersonator_rules(options.namespace),
     ]
     if options.endpoint == "webhook":
@@ -67,6 +79,8 @@ def render(options: ManifestOptions) -> list[Manifest]:
     if options.admin_binding:
         objects.append(_admin_binding(options))
     if options.workload == "deployment":
+        if options.endpoint == "agent":
+            objects.append(_endpoint_service(options))
         objects += [_disruption_budget(options), _deployment(options)]
     return objects
 
@@ -135,8 +149,41 @@ def _probe(path: str) -> Manifest:
     return {"httpGet": {"path": path, "port": "health"}, "periodSeconds": 5, "timeoutSeconds": 3}
 
 
+def _endpoint_service(options: ManifestOptions) -> Manifest:
+    """The way to the endpoint that the agent serves. An agent without a session to the server is not ready, and just
+    then people need the endpoint: what is not ready is published all the same."""
+    port: Manifest = {"name": "https", "port": 443, "targetPort": "endpoint", "protocol": "TCP"}
+    if options.node_port and options.service != "ClusterIP":
+        port["nodePort"] = options.node_port
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta(ENDPOINT_NAME, options.namespace),
+        "spec": {
+            "type": options.service,
+            "selector": _selector(),
+            "ports": [port],
+            "publishNotReadyAddresses": True,
+        },
+    }
+
+
+def _serve_endpoint(options: ManifestOptions, container: Manifest, pod: Manifest) -> None:
+    """What the agent's pod needs to serve the endpoint."""
+    container["args"] += ["--endpoint-listen", f":{_ENDPOINT_PORT}", "--endpoint-dir", _STATE]
+    if options.names:
+        container["args"] += ["--endpoint-names", ",".join(options.names)]
+    if options.url:
+        container["args"] += ["--endpoint-url", options.url]
+    container["ports"].append({"name": "endpoint", "containerPort": _ENDPOINT_PORT})
+    container["volumeMounts"] = [{"name": "state", "mountPath": _STATE}]
+    container["resources"]["limits"]["memory"] = "512Mi"
+    # Bounded by the agent itself, well below this: a pod above its limit would be evicted, with its records.
+    pod["volumes"] = [{"name": "state", "emptyDir": {"sizeLimit": "256Mi"}}]
+
+
 def _deployment(options: ManifestOptions) -> Manifest:
-    container = {
+    container: Manifest = {
         "name": "agent",
         "image": options.image,
         "imagePullPolicy": options.image_pull_policy,
@@ -157,7 +204,7 @@ def _deployment(options: ManifestOptions) -> Manifest:
         "livenessProbe": {**_probe("/healthz"), "failureThreshold": 6},
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
-    pod = {
+    pod: Manifest = {
         "serviceAccountName": AGENT,
         "automountServiceAccountToken": True,
         "enableServiceLinks": False,
@@ -186,6 +233,8 @@ def _deployment(options: ManifestOptions) -> Manifest:
         ],
         "containers": [container],
     }
+    if options.endpoint == "agent":
+        _serve_endpoint(options, container, pod)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

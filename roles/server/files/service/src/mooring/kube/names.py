@@ -21,6 +21,8 @@ POLICY_PARTS: Final = 16
 ENDPOINT_NAME: Final = "mooring-endpoint"
 """The Secret with the index of an endpoint's tokens, and the Lease of the agent that writes it and its shards, the
 Secrets `mooring-endpoint-0` and so on."""
+ENDPOINT_TLS: Final = "mooring-endpoint-tls"
+"""The Secret with the certificate of an endpoint that the agent serves."""
 API_AUTH: Final = "mooring-kube-api-auth"
 """The service account of kube-api-auth, and the role that lets it read an endpoint's tokens."""
 

@@ -15,6 +15,7 @@ from mooring.kube.names import (
     AGENT,
     API_AUTH,
     ENDPOINT_NAME,
+    ENDPOINT_TLS,
     IDENTITY_SECRET,
     IMPERSONATOR,
     JOIN_SECRET,
@@ -31,8 +32,8 @@ _MANAGE: Final = [*_READ, "create", "update", "patch", "delete"]
 _ENDPOINT_SECRETS: Final = [ENDPOINT_NAME, *(shard_name(number) for number in range(SHARDS))]
 
 
-def agent_rules(namespace: str, profile: Profile) -> list[Manifest]:
-    """The roles of the agent, and who has them."""
+def agent_rules(namespace: str, profile: Profile, *, serves: bool = False) -> list[Manifest]:
+    """The roles of the agent, and who has them. `serves`: it serves the cluster's endpoint itself."""
     managing = profile != "proxy-only"
     own = role(
         "Role",
@@ -43,6 +44,8 @@ def agent_rules(namespace: str, profile: Profile) -> list[Manifest]:
             rule([""], ["secrets"], ["create"]),
             rule([""], ["serviceaccounts/token"], ["create"], [IMPERSONATOR]),
             *_endpoint_rules(),
+            # The certificate that it shows; a Secret that somebody else made is never written to.
+            *([rule([""], ["secrets"], ["get", "update", "patch"], [ENDPOINT_TLS])] if serves else []),
             *(_policy_rules_own() if managing else []),
         ],
     )
