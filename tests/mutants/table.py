@@ -14,5 +14,6 @@ from mutants.guards_entry import GUARDS as ENTRY
 from mutants.guards_grants import GUARDS as GRANTS
 from mutants.guards_policies import GUARDS as POLICIES
 from mutants.guards_rules import GUARDS as RULES
+from mutants.guards_served import GUARDS as SERVED
 
-GUARDS = (*FIRST, *SECOND, *RULES, *BOUNDS, *POLICIES, *DELIVERY, *GRANTS, *ENTRY, *API, *APPLIER, *ENDPOINT)
+GUARDS = (*FIRST, *SECOND, *RULES, *BOUNDS, *POLICIES, *DELIVERY, *GRANTS, *ENTRY, *API, *APPLIER, *ENDPOINT, *SERVED)

@@ -87,6 +87,26 @@ class Agent:
         self._dialer: Dialer | None = None
         self.health = Health(self.problems)
 
+    @property
+    def kube(self) -> KubeApi:
+        """For its own calls."""
+        return self._kube
+
+    @property
+    def credential(self) -> Credential:
+        """Of the impersonator."""
+        return self._credential
+
+    @property
+    def identities(self) -> IdentityStore:
+        """Where the registration is."""
+        return self._store
+
+    @property
+    def time(self) -> ServerTime:
+        """What time it is at the server."""
+        return self._time
+
     def problems(self) -> list[str]:
         """What keeps the agent from doing its work; empty: nothing."""
         found = []

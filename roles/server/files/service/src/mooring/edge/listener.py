@@ -28,14 +28,20 @@ _EVERYBODY = ""
 Route = Callable[[Connection, Request], Handler | None]
 
 
-def tls_context(cert: Path, key: Path) -> ssl.SSLContext:
-    """A server context: TLS 1.2 or later, HTTP/1.1 only, no renegotiation. Raises OSError or ssl.SSLError."""
+def bare_context() -> ssl.SSLContext:
+    """A server context that has no certificate yet: TLS 1.2 or later, HTTP/1.1 only, no renegotiation."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     # Forward secrecy and authenticated encryption only; TLS 1.3 has nothing else.
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def tls_context(cert: Path, key: Path) -> ssl.SSLContext:
+    """Such a context with this certificate. Raises OSError or ssl.SSLError."""
+    context = bare_context()
     context.load_cert_chain(cert, key)
     return context
 

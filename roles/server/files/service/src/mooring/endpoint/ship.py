@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 import msgspec
 
 from mooring.agent.identity import BadIdentity, Identity
-from mooring.agent.serverapi import addresses
+from mooring.agent.serverapi import addresses, head_of, pool_of, why
 from mooring.agent.servertime import ServerTime
 from mooring.endpoint.journal import Batch, Journal
 from mooring.kube.access import BadConfig
@@ -27,12 +26,8 @@ from mooring.kube.client import KubeError
 from mooring.lib import logging
 from mooring.lib.backoff import Backoff
 from mooring.lib.errors import MooringError
-from mooring.lib.version import VERSION
 from mooring.net.fetch import Answer, FetchError, fetch
-from mooring.net.http1client import Http1Pool, PoolLimits
-from mooring.net.sockets import tcp_connector
-from mooring.net.tls import BadTrust, client_context
-from mooring.wire.headers import RequestHead
+from mooring.net.tls import BadTrust
 
 PATH: Final = "/api/v1/agents/audit"
 BATCH: Final = 512 * 1024
@@ -59,23 +54,9 @@ class _Taken(msgspec.Struct, frozen=True):
 
 async def post(base: str, identity: Identity, now: float, batch: Batch) -> int:
     """See `Send`. `now`: the time at the server. Raises NotTaken, FetchError, BadTrust."""
-    url = urlsplit(base)
-    pool = Http1Pool(
-        tcp_connector(url.hostname or "", url.port or 443, client_context(identity.ca_pem)),
-        name=f"the server {base}",
-        limits=PoolLimits(max_connections=1, max_idle=0),
-    )
-    headers = [
-        (b"Host", url.netloc.rpartition("@")[2].encode("ascii")),
-        (b"User-Agent", f"mooring-agent/{VERSION}".encode()),
-        (b"Authorization", b"Bearer " + identity.sign(now).reveal().encode("ascii")),
-        (b"Accept", b"application/json, application/problem+json"),
-        (b"Content-Type", b"application/x-ndjson"),
-        (b"Content-Length", b"%d" % len(batch.lines)),
-        (b"Mooring-Journal", batch.journal.encode("ascii")),
-        (b"Mooring-Offset", b"%d" % batch.offset),
-    ]
-    head = RequestHead(b"POST", (url.path.rstrip("/") + PATH).encode("ascii"), headers)
+    pool = pool_of(base, identity)
+    place = [(b"Mooring-Journal", batch.journal.encode("ascii")), (b"Mooring-Offset", b"%d" % batch.offset)]
+    head = head_of(base, identity, now, "POST", PATH, "application/json", "application/x-ndjson", place)
     try:
         answer = await fetch(pool, head, batch.lines, deadline=DEADLINE, max_body=ANSWER_MAX)
     finally:
@@ -85,7 +66,7 @@ async def post(base: str, identity: Identity, now: float, batch: Batch) -> int:
 
 def _read(answer: Answer, batch: Batch) -> int:
     if answer.status not in (200, 201):
-        raise NotTaken(f"the server does not take audit records: {_why(answer)}")
+        raise NotTaken(f"the server does not take audit records: {why(answer)}")
     try:
         said = msgspec.json.decode(answer.body, type=_Taken)
     except msgspec.MsgspecError:
@@ -93,14 +74,6 @@ def _read(answer: Answer, batch: Batch) -> int:
     if not batch.offset < said.offset <= batch.offset + len(batch.lines):
         raise NotTaken(f"the server claims to have taken everything up to {said.offset}, which was not sent")
     return said.offset
-
-
-def _why(answer: Answer) -> str:
-    try:
-        problem = msgspec.json.decode(answer.body, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        problem = {}
-    return str(problem.get("detail") or problem.get("title") or f"HTTP status {answer.status}")[:500]
 
 
 class Shipper:

@@ -129,6 +129,10 @@ class Chain:
             return None
         return forward
 
+    def rename(self, identity_prefix: str) -> None:
+        """From now on this goes before names of users and groups. Raises ValueError for what cannot."""
+        self._impersonator = Impersonator(identity_prefix)
+
     # -- the steps ---------------------------------------------------------------------------------------------------
 
     def authenticate(self, headers: Headers, notes: Notes | None = None) -> Identity:

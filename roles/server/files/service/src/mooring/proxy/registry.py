@@ -144,6 +144,10 @@ class Registry:
             del self._waiting[exchange]
             exchange.late()
 
+    def recheck(self) -> None:
+        """Look again at everything that is open."""
+        self._look_again({exchange for exchanges in self._by_token.values() for exchange in exchanges})
+
     def cut_endless(self, cause: str, message: str, *, spare_raw: bool = False) -> None:
         """End what would not end by itself: the server stops, and waits for the rest.
 
