@@ -5,110 +5,28 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import uvloop
-from mooring.agent import config
 from mooring.agent.policy.service import CONNECTIONS
-from mooring.kube.access import ApiServerConfig
 from mooring.kube.client import KubeApi
-from mooring.kube.manifest import ManifestOptions, render
-from mooring.lib.profiles import Profile
-from mooring.lib.secrets import Secret
-from mooring.net.tls import client_context
-from support.policybed import LABELS, RBAC, Bed, BundleServer, Manifest, binding, role, space, until
+from support.policybed import LABELS, RBAC, Bed, BundleServer, binding, role, space, until
+from support.realcluster import OWN, Real
 from testbed import ControlPlane
 from testbed.pki import Authority
 
-OWN = "/api/v1/namespaces/mooring-system"
 ROLES = f"/apis/{RBAC}/v1/clusterroles"
 BINDINGS = f"/apis/{RBAC}/v1/clusterrolebindings"
 READER = role("reader:0000000001", ["get", "list"], ["pods"])
 EDITOR = role("editor:0000000002", ["get", "list", "update"], ["pods"])
-KINDS = ("clusterroles", "clusterrolebindings", "rolebindings")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """As in production."""
     return {"uvloop": uvloop.new_event_loop}
-
-
-class Real:
-    """The cluster, as its administrator sees it and as the agent does."""
-
-    def __init__(self, plane: ControlPlane) -> None:
-        self.plane = plane
-        self.admin = KubeApi(config.from_kubeconfig(Path(plane.kubeconfig), None))
-        self._token = ""
-
-    async def apply(self, item: Manifest, path: str) -> None:
-        target = f"{path}/{item['metadata']['name']}?fieldManager=admin&force=true"
-        answer = await self.admin.call("PATCH", target, item, media="application/apply-patch+yaml")
-        assert answer.status in (200, 201), answer.body
-
-    async def manifest(self, profile: Profile) -> None:
-        """The agent's manifest, and a token of its service account."""
-        options = ManifestOptions(
-            server_url="https://x", ca_pem="x", join_token=None, cluster_name="x", profile=profile, workload="none"
-        )
-        for item in render(options):
-            group = item["apiVersion"]
-            root = f"/api/{group}" if group == "v1" else f"/apis/{group}"
-            space = item["metadata"].get("namespace")
-            await self.apply(item, f"{root}{f'/namespaces/{space}' if space else ''}/{item['kind'].lower()}s")
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-        made = await self.admin.json("POST", f"{OWN}/serviceaccounts/mooring-agent/token", body)
-        self._token = made["status"]["token"]
-
-    def agent(self) -> KubeApi:
-        known = config.from_kubeconfig(Path(self.plane.kubeconfig), None)
-        context = client_context(self.plane.ca.read_text())
-        return KubeApi(
-            ApiServerConfig(
-                host=known.host,
-                port=known.port,
-                own_tls=context,
-                stream_tls=context,
-                server_name=known.server_name,
-                token=Secret(self._token),
-            ),
-            connections=CONNECTIONS,
-            idle=16,
-        )
-
-    async def there(self, path: str) -> dict[str, Any] | None:
-        answer = await self.admin.call("GET", path)
-        assert answer.status in (200, 404)
-        found: dict[str, Any] = json.loads(answer.body)
-        return found if answer.status == 200 else None
-
-    async def make_space(self, name: str) -> None:
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        await self.admin.json("POST", "/api/v1/namespaces", body)
-
-    async def may(self, user: str, verb: str, namespace: str = "") -> bool:
-        attributes = {"verb": verb, "resource": "pods", "namespace": namespace}
-        spec = {"user": f"mooring:{user}", "resourceAttributes": attributes}
-        body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
-        answer = await self.admin.json("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
-        return bool(answer["status"]["allowed"])
-
-    async def clean(self) -> None:
-        for kind in KINDS:
-            path = f"/apis/{RBAC}/v1/{kind}"
-            found = await self.admin.json("GET", f"{path}?labelSelector=mooring.fleet/policy%3Dtrue")
-            for item in found["items"]:
-                meta = item["metadata"]
-                inside = f"/apis/{RBAC}/v1/namespaces/{meta['namespace']}/{kind}" if "namespace" in meta else path
-                await self.admin.call("DELETE", f"{inside}/{meta['name']}")
-        await self.admin.call("DELETE", f"{OWN}/secrets")
-        await self.admin.call("DELETE", "/apis/coordination.k8s.io/v1/namespaces/mooring-system/leases")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +47,8 @@ async def real(control_plane: ControlPlane) -> AsyncIterator[Real]:
 async def bed(real: Real, authority: Authority) -> AsyncIterator[Bed]:
     server = BundleServer(authority)
     await server.start()
-    made = Bed(real.agent, server)
+    account = await real.account("mooring-agent")
+    made = Bed(lambda: KubeApi(account, connections=CONNECTIONS, idle=16), server)
     made.uid = (await real.admin.json("GET", "/api/v1/namespaces/kube-system"))["metadata"]["uid"]
     yield made
     await made.stop()
