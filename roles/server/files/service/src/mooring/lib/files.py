@@ -20,16 +20,19 @@ def private_folder(path: Path) -> None:
         raise MooringError(f"the folder {path} cannot be made private: {error}", "choose your own folder") from None
 
 
-def write_atomic(path: Path, data: str | bytes, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: str | bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
     """Replaces a file in one step: a reader sees the old content or the new, never a part, even after a power cut.
 
-    The file is created with `mode` from the start, so its content is never readable by others for a moment.
-    Raises OSError.
+    The file is created with `mode` from the start, so its content is never readable by others for a moment. `owner`:
+    user and group that it is given to, if it is not theirs already. Raises OSError.
     """
     content = data.encode() if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # made with mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
+            made = os.fstat(file.fileno())
+            if owner not in (None, (made.st_uid, made.st_gid)):
+                os.fchown(file.fileno(), *owner)
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
