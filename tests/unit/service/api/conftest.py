@@ -79,13 +79,15 @@ class NotedPolicies:
 
 @dataclass
 class NotedEndpoints:
-    """Stands in for the endpoint controller: the documents that tests put there, and what was waited for."""
+    """Stands in for the endpoint controller: the documents that tests put there, what was waited for, and which
+    clusters are `away`."""
 
     digests: dict[str, str] = field(default_factory=dict)
     made: dict[str, tuple[bytes, dict[int, bytes]]] = field(default_factory=dict)
     asked: list[tuple[str, dict[int, str]]] = field(default_factory=list)
     waited: list[tuple[str, str, float]] = field(default_factory=list)
     arrives: bool = True
+    away: set[str] = field(default_factory=set)
 
     def digest(self, cluster_id: str) -> str:
         return self.digests.get(cluster_id, "")
@@ -96,7 +98,7 @@ class NotedEndpoints:
 
     async def delivered(self, cluster_id: str, token_id: str, seconds: float) -> bool:
         self.waited.append((cluster_id, token_id, seconds))
-        return self.arrives
+        return self.arrives and cluster_id not in self.away
 
 
 class Client:

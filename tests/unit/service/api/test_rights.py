@@ -19,6 +19,7 @@ async def test_a_token_is_made_listed_and_revoked(world: Any) -> None:
     await fresh.ok("GET", "/whoami")
     assert made["expires_at"] == "2023-11-14T22:23:20.000Z"
     assert (made["user"], made["cluster"], made["revoked_at"]) == ("bob", None, None)
+    assert (made.pop("delivered"), made.pop("grace_seconds"), made["audience"]) == (None, None, "server")
     assert await bob.ok("GET", f"/tokens/{made['id']}") == made
     heard: list[object] = []
     world.services.index.subscribe(heard.append)

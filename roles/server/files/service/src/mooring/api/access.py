@@ -174,6 +174,12 @@ def may_enter(services: Services, caller: Identity, cluster_id: str) -> bool:
     return bool(facts) or rights(services, caller).enters(cluster_id)
 
 
+def enters(services: Services, user_id: str, cluster_id: str) -> bool:
+    """Whether this user may use the proxy to the cluster, whoever asks."""
+    facts = services.index.memberships_of(user_id, cluster_id, services.clock.now())
+    return bool(facts) or rights_of(services, user_id, services.index.groups_of(user_id)).enters(cluster_id)
+
+
 def may_see(services: Services, caller: Identity, cluster_id: str, name: str) -> bool:
     """Whether the caller may know of the cluster: they may get it, or enter it."""
     return may(services, caller, "clusters", "get", cluster=cluster_id, name=name) or may_enter(

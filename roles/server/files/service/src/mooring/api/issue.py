@@ -91,14 +91,14 @@ async def _add(
     return await tx.tokens.add(token)
 
 
-def end_of_life(services: Services, caller: Identity, ttl: int | None, default: int) -> float:
-    """When a token that the caller asks for ends (Unix seconds).
+def end_of_life(services: Services, caller: Identity, ttl: int | None, default: int, most: int | None = None) -> float:
+    """When a token that the caller asks for ends (Unix seconds). `most`: seconds that tokens of its kind may live.
 
     A token never makes one that outlives itself: who got hold of a short-lived token must not be able to stay. For a
     longer one, log in with `ttl_seconds`. Who may make tokens for others is not held to this.
     """
     now = services.clock.now()
-    maximum = services.settings.max_ttl
+    maximum = min(services.settings.max_ttl, most or services.settings.max_ttl)
     if ttl is not None and ttl > maximum:
         raise invalid("ttl_seconds", f"at most {maximum} seconds are allowed")
     wanted = now + min(default if ttl is None else ttl, maximum)

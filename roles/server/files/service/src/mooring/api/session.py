@@ -9,7 +9,7 @@ from litestar import Request, get, post
 from litestar.params import JSONBody
 from msgspec import Meta
 
-from mooring.api.access import PUBLIC, TOKEN, USER, Caller, Deps, may, rights_of, source
+from mooring.api.access import PUBLIC, TOKEN, USER, Caller, Deps, enters, may, source
 from mooring.api.common import Description, Input, Output, Ref, Ttl, check_text, named_by, time_text
 from mooring.api.issue import issue
 from mooring.api.problems import invalid, later, quoted, unauthenticated
@@ -91,9 +91,7 @@ async def login(data: JSONBody[Login], services: Deps, request: Request[Any, Any
         cluster = None
         if data.cluster is not None:
             cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
-            held = rights_of(services, user.id, services.index.groups_of(user.id))
-            facts = services.index.memberships_of(user.id, cluster.id, services.clock.now())
-            if not facts and not held.enters(cluster.id):
+            if not enters(services, user.id, cluster.id):
                 raise invalid("cluster", f"there is no cluster {quoted(data.cluster)}")
         ttl = data.ttl_seconds or min(services.settings.login_ttl, services.settings.max_ttl)
         if ttl > services.settings.max_ttl:

@@ -11,8 +11,9 @@ from typing import Annotated, TypedDict
 
 from litestar import delete, get, post
 from litestar.params import JSONBody, QueryParameter
+from msgspec import Meta
 
-from mooring.api.access import USER, Caller, Deps, may, may_enter, refused, require_all_of
+from mooring.api.access import USER, Caller, Deps, enters, may, may_enter, refused, require_all_of
 from mooring.api.common import (
     Cursor,
     Description,
@@ -31,17 +32,23 @@ from mooring.api.common import (
     paging,
     time_text,
 )
-from mooring.api.issue import end_of_life, issue
+from mooring.api.endpoints import MAX_TTL
+from mooring.api.issue import end_of_life, issue, issue_endpoint
 from mooring.api.problems import conflict, invalid, not_found, quoted
 from mooring.api.services import Services
 from mooring.authn.identity import Identity
-from mooring.store.records import Token
+from mooring.store.records import Audience, EndpointSettings, Token
 
 DEFAULT_TTL = 30 * 86400
+DELIVERY_SECONDS = 5
+"""For how long a call waits until the cluster has the token that it made."""
 
 
 class TokenOut(Output):
+    """`audience`: who takes it, this server or the endpoint of the cluster."""
+
     id: str
+    audience: Audience
     user: str
     description: str
     cluster: str | None
@@ -59,18 +66,25 @@ class TokenList(Output):
 
 class TokenNew(Input):
     """`cluster` limits the token to the Kubernetes API of that cluster. Another `user` needs the right to create
-    tokens, and that the caller holds all that the user holds."""
+    tokens, and that the caller holds all that the user holds. `endpoint`: the token is good at the endpoint of the
+    cluster and nowhere else, for as long as its settings say unless told otherwise; the call waits until the cluster
+    has it, up to `wait_seconds`."""
 
     user: Ref | None = None
     description: Description = ""
     ttl_seconds: Ttl | None = None
     cluster: Ref | None = None
+    endpoint: bool = False
+    wait_seconds: Annotated[int, Meta(ge=0, le=DELIVERY_SECONDS)] | None = None
 
 
 class TokenMade(TokenOut):
-    """`token` is shown here and never again."""
+    """`token` is shown here and never again. Of one for an endpoint, `delivered` says whether the cluster has it
+    already, and `grace_seconds` for how long it takes it after its end while this server cannot be reached."""
 
     token: str
+    delivered: bool | None = None
+    grace_seconds: int | None = None
 
 
 @get("/tokens", opt=USER, tags=["tokens"], summary="Tokens: one's own; all by right")
@@ -81,6 +95,7 @@ async def list_tokens(
     cursor: Cursor = None,
     user: NameFilter = None,
     cluster: NameFilter = None,
+    audience: Annotated[Audience | None, QueryParameter(required=False)] = None,
     active: Annotated[bool | None, QueryParameter(required=False, description="true: only those in force.")] = None,
 ) -> TokenList:
     for field, value in (("user", user), ("cluster", cluster)):
@@ -93,7 +108,7 @@ async def list_tokens(
     page_of = paging(limit, cursor, (float, str))
     async with services.store.read() as tx:
         page = await tx.tokens.page(
-            page_of, user=user, cluster=cluster, active_at=services.clock.now() if active else None
+            page_of, user=user, cluster=cluster, audience=audience, active_at=services.clock.now() if active else None
         )
     return TokenList(
         items=[TokenOut(**_fields(token)) for token in page.items], next=next_cursor(page), total=page.total
@@ -106,7 +121,10 @@ async def create_token(data: JSONBody[TokenNew], services: Deps, caller: Caller)
     others = data.user not in (None, caller.user_id, caller.user, "me")
     if others and not may(services, caller, "tokens", "create"):
         raise refused("tokens", "create")
-    expires_at = end_of_life(services, caller, data.ttl_seconds, DEFAULT_TTL)
+    if data.endpoint and data.cluster is None:
+        raise invalid("cluster", "say whose endpoint the token is for")
+    if data.wait_seconds is not None and not data.endpoint:
+        raise invalid("wait_seconds", "goes with endpoint only: other tokens are good at once")
     async with services.store.write() as tx:
         ref = caller.user_id if data.user in (None, "me") else data.user
         user = await named_by("user", "user", ref or "", tx.users.get)
@@ -119,8 +137,22 @@ async def create_token(data: JSONBody[TokenNew], services: Deps, caller: Caller)
             cluster = await named_by("cluster", "cluster", data.cluster, tx.clusters.get)
             if not may_enter(services, caller, cluster.id):
                 raise invalid("cluster", f"there is no cluster {quoted(data.cluster)}")
-        token, text = await issue(tx, services, user, data.description, expires_at, cluster)
-    return TokenMade(token=text.reveal(), **_fields(token))
+        if not data.endpoint or cluster is None:
+            expires_at = end_of_life(services, caller, data.ttl_seconds, DEFAULT_TTL)
+            token, text = await issue(tx, services, user, data.description, expires_at, cluster)
+            return TokenMade(token=text.reveal(), **_fields(token))
+        if not enters(services, user.id, cluster.id):
+            raise invalid("user", f"{user.name!r} may not enter the cluster {cluster.name!r}")
+        settings = cluster.endpoint or EndpointSettings()  # without one, no token is made
+        expires_at = end_of_life(services, caller, data.ttl_seconds, settings.ttl_seconds, MAX_TTL)
+        token, text = await issue_endpoint(tx, services, user, data.description, expires_at, cluster)
+    wait = DELIVERY_SECONDS if data.wait_seconds is None else data.wait_seconds
+    return TokenMade(
+        token=text.reveal(),
+        delivered=await services.endpoints.delivered(cluster.id, token.id, wait),
+        grace_seconds=settings.grace_seconds,
+        **_fields(token),
+    )
 
 
 @get("/tokens/{token_id:str}", opt=USER, tags=["tokens"], summary="One token, without its secret")
@@ -147,6 +179,7 @@ def _own_or(services: Services, caller: Identity, token: Token, verb: str) -> No
 
 class _Fields(TypedDict):
     id: str
+    audience: Audience
     user: str
     description: str
     cluster: str | None
@@ -159,6 +192,7 @@ class _Fields(TypedDict):
 def _fields(token: Token) -> _Fields:
     return _Fields(
         id=token.id,
+        audience=token.audience,
         user=token.user_name,
         description=token.description,
         cluster=token.cluster_name,
