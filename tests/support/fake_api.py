@@ -7,7 +7,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +43,8 @@ class FakeApi:
     ca_pem: str = ""
     answers: dict[tuple[str, str], tuple[int, Any, dict[str, str]]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
+    start: Callable[[], None] = lambda: None
+    stop: Callable[[], None] = lambda: None
 
     def answer(self, method: str, path: str, body: Any, status: int = 200, **headers: str) -> None:
         self.answers[method, path] = (status, body, headers)
@@ -76,7 +78,7 @@ def served(folder: Path, ca_pem: str, ca_key: Secret) -> Iterator[FakeApi]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = do
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do
 
         def log_message(self, *_unused: object) -> None:
             pass
@@ -86,15 +88,29 @@ def served(folder: Path, ca_pem: str, ca_key: Secret) -> Iterator[FakeApi]:
     (folder / "server.key").write_text(key.reveal())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.crt", folder / "server.key")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    fake.url = f"https://127.0.0.1:{server.server_address[1]}"
+    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start() -> None:
+        """Listen, on the port from before if there was one."""
+        port = int(fake.url.rpartition(":")[2] or 0)
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        server.daemon_threads = True
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        running.append((server, thread))
+        fake.url = f"https://127.0.0.1:{server.server_address[1]}"
+
+    def stop() -> None:
+        while running:
+            server, thread = running.pop()
+            server.shutdown()
+            server.server_close()
+            thread.join(5)
+
+    fake.start, fake.stop = start, stop
+    start()
     try:
         yield fake
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+        stop()

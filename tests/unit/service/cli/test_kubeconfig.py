@@ -1,133 +1,139 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kubectl gets credentials that renew by themselves, from a private cache."""
+"""`mooring kubeconfig` asks for what was wished, and puts it where it was told."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
-from mooring.cli import kubeconfig
-from mooring.cli.client import ApiError
-from mooring.cli.kubeconfig import exec_credential
-from mooring.cli.profile import Login
-from mooring.lib.secrets import Secret
+from mooring.kube import configtext
+from mooring.kube.kubeconfig import Place, contexts, document
 from support.fake_api import FakeApi, reason
 
-NOW = 1_800_000_000.0
-BOB = Login(url="https://m:8443", token=Secret("mrg_bob"))
+Run = Callable[..., Result]
 
 
-@pytest.fixture
-def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stands in for the server: tokens are numbered, and end an hour after NOW."""
-    made: list[str] = []
-
-    def fetch(login: Login, cluster: str) -> dict[str, str]:
-        made.append(f"mrg_{len(made) + 1}")
-        ends = datetime.fromtimestamp(NOW + 3600, UTC).isoformat()
-        return {"token": made[-1], "expirationTimestamp": ends}
-
-    monkeypatch.setattr(kubeconfig, "_fetch", fetch)
-    return made
-
-
-def test_it_is_an_exec_credential_of_version_one(fetched: list[str], tmp_path: Path) -> None:
-    answer = exec_credential(BOB, "lab", NOW, tmp_path)
-    assert answer["apiVersion"] == "client.authentication.k8s.io/v1"
-    assert answer["kind"] == "ExecCredential"
-    assert answer["status"]["token"] == "mrg_1"
-    assert answer["status"]["expirationTimestamp"] == "2027-01-15T09:00:00+00:00"
-
-
-def test_a_good_token_is_used_again_and_one_near_its_end_is_renewed(fetched: list[str], tmp_path: Path) -> None:
-    for later, token in ((0, "mrg_1"), (3000, "mrg_1"), (3299, "mrg_1"), (3301, "mrg_2")):
-        assert exec_credential(BOB, "lab", NOW + later, tmp_path)["status"]["token"] == token
-
-
-def test_each_cluster_and_each_login_has_its_own(fetched: list[str], tmp_path: Path) -> None:
-    alice = Login(url=BOB.url, token=Secret("mrg_alice"))
-    elsewhere = Login(url="https://n:8443", token=BOB.token)
-    for login, cluster in ((BOB, "lab"), (BOB, "prod"), (alice, "lab"), (elsewhere, "lab"), (BOB, "lab")):
-        exec_credential(login, cluster, NOW, tmp_path)
-    assert len(fetched) == 4
-
-
-def test_the_cache_is_private_and_its_names_tell_nothing(fetched: list[str], tmp_path: Path) -> None:
-    exec_credential(BOB, "lab", NOW, tmp_path / "c")
-    assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
-    for file in (tmp_path / "c").iterdir():
-        assert file.stat().st_mode & 0o777 == 0o600
-        assert "lab" not in file.name
-        assert "mrg" not in file.name
-
-
-@pytest.mark.parametrize("rubbish", ["", "{", "[]", '{"token": "mrg_x"}', '{"token": "", "expirationTimestamp": "x"}'])
-def test_a_broken_cache_file_is_replaced(rubbish: str, fetched: list[str], tmp_path: Path) -> None:
-    exec_credential(BOB, "lab", NOW, tmp_path)
-    (file,) = tmp_path.glob("*.json")
-    file.write_text(rubbish)
-    assert exec_credential(BOB, "lab", NOW, tmp_path)["status"]["token"] == "mrg_2"
-    assert json.loads(file.read_text())["token"] == "mrg_2"
-
-
-def test_many_kubectls_at_once_make_one_token(fetched: list[str], tmp_path: Path) -> None:
-    together = threading.Barrier(8)
-    got: list[str] = []
-
-    def ask() -> None:
-        together.wait(10)
-        got.append(exec_credential(BOB, "lab", NOW, tmp_path)["status"]["token"])
-
-    threads = [threading.Thread(target=ask) for _unused in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert got == ["mrg_1"] * 8
-
-
-def test_a_failure_leaves_nothing_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_unused: object) -> dict[str, str]:
-        raise ApiError(401, "the token was revoked")
-
-    monkeypatch.setattr(kubeconfig, "_fetch", refuse)
-    with pytest.raises(ApiError):
-        exec_credential(BOB, "lab", NOW, tmp_path)
-    assert list(tmp_path.glob("*.json")) == []
-
-
-def test_the_command_asks_for_a_short_token_of_one_cluster_and_prints_nothing_else(
-    api: FakeApi, home: Path, mooring: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def logged_in(api: FakeApi, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api.log_in(monkeypatch, home)
-    api.answer("POST", "/api/v1/tokens", {"token": "mrg_new", "expires_at": "2999-01-01T00:00:00.000Z"}, 201)
-    result = mooring("credential", "--server", api.url, "--cluster", "lab")
-    assert result.exit_code == 0
-    assert json.loads(result.output)["status"]["token"] == "mrg_new"
-    assert api.asked[0].body["cluster"] == "lab"
-    assert api.asked[0].body["ttl_seconds"] == 3600
+    answer(api)
 
 
-def test_without_a_login_it_says_how_to_get_one(mooring: Callable[..., Result]) -> None:
-    result = mooring("credential", "--server", "https://m:8443", "--cluster", "a")
-    assert "mooring login https://m:8443" in reason(result)
+def answer(api: FakeApi, *, direct: bool = False, token: str = "1", **more: Any) -> None:  # noqa: S107
+    """What the server says: the cluster lab, with or without a direct way."""
+    places = [Place(kind="proxy", cluster="lab", server=f"{api.url}/k8s/clusters/lab", ca_pem="ca")]
+    if direct:
+        places.append(Place(kind="fqdn", cluster="lab", server="https://k8s.example", ca_pem="ca"))
+    found = contexts(places)
+    config = document(api.url, found, {context.user: {"token": token} for context in found}, "lab")
+    body = {
+        "kubeconfig": configtext.dump(config),
+        "contexts": [context.name for context in found],
+        "details": [{"name": c.name, "cluster": c.place.cluster, "kind": c.place.kind} for c in found],
+        "expires_at": None,
+        "undelivered": [],
+        **more,
+    }
+    api.answer("POST", "/api/v1/kubeconfig", body)
 
 
-def test_a_kubeconfig_file_is_private(
-    api: FakeApi, home: Path, mooring: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    api.log_in(monkeypatch, home)
-    api.answer(
-        "POST", "/api/v1/kubeconfig", {"kubeconfig": "apiVersion: v1\n", "contexts": ["lab"], "expires_at": None}
-    )
+def test_a_kubeconfig_file_is_private(api: FakeApi, home: Path, mooring: Run) -> None:
     result = mooring("kubeconfig", "--token", "--ttl", "2h", "--cluster", "lab", "-o", home / "kc")
     assert result.exit_code == 0, result.exception
-    assert (home / "kc").read_text() == "apiVersion: v1\n"
+    assert (configtext.load((home / "kc").read_bytes()) or {})["current-context"] == "lab"
     assert (home / "kc").stat().st_mode & 0o777 == 0o600
     assert api.asked[0].body == {"mode": "token", "ttl_seconds": 7200, "clusters": ["lab"]}
     assert "1 context: lab" in result.output
+
+
+def test_what_is_wished_is_asked_for(api: FakeApi, home: Path, mooring: Run) -> None:
+    words = ("--contexts", "fqdn, nodes", "--prefer-direct", "--prefix", "w-", "--current", "lab-fqdn")
+    assert mooring("kubeconfig", *words, "-o", home / "kc").exit_code == 0
+    wished = {"contexts": ["fqdn", "nodes"], "prefer_direct": True, "prefix": "w-", "current_context": "lab-fqdn"}
+    assert api.asked[0].body == {"mode": "exec", **wished, "path": str(home / "kc")}
+    mooring("kubeconfig", "--token", "--prefer-direct", "-o", home / "kc")
+    assert api.asked[1].body == {"mode": "token", "prefer_direct": True}, "no plugin in it, so no file to tell it"
+    mooring("kubeconfig", "--prefer-direct")
+    assert api.asked[2].body == {"mode": "exec", "prefer_direct": True}
+    assert "'node' is none of proxy, fqdn, nodes" in mooring("kubeconfig", "--contexts", "node").output
+
+
+def test_it_is_merged_into_a_file_that_others_use(api: FakeApi, home: Path, mooring: Run) -> None:
+    file = home / ".kube" / "config"
+    file.parent.mkdir()
+    file.write_text(
+        "contexts: [{name: kind, context: {cluster: kind, user: kind, namespace: x}}]\ncurrent-context: kind\n"
+    )
+    file.chmod(0o600)
+    result = mooring("kubeconfig", "--merge", file)
+    assert result.output == f"{file}: 1 context merged, 1 other kept; current: kind\n"
+    made = configtext.load(file.read_bytes()) or {}
+    assert [entry["name"] for entry in made["contexts"]] == ["kind", "lab"]
+    before = file.stat()
+    assert "as they were" in mooring("kubeconfig", "--merge", file).output
+    assert file.stat().st_ino == before.st_ino
+    assert "current: lab" in mooring("kubeconfig", "--merge", file, "--current", "lab").output
+
+
+def test_a_file_that_others_can_read_is_told(api: FakeApi, home: Path, mooring: Run) -> None:
+    file = home / "config"
+    file.write_text("{}")
+    file.chmod(0o644)
+    assert "others can read" not in mooring("kubeconfig", "--merge", file).stderr
+    answer(api, token="2")
+    assert f"run: chmod 600 {file}" in mooring("kubeconfig", "--token", "--merge", file).stderr
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_name_that_is_taken_and_a_broken_file_are_said_and_nothing_is_lost(home: Path, mooring: Run) -> None:
+    file = home / "config"
+    for text, says in (
+        ("contexts: [{name: lab, context: {}}]\n", "--prefix"),
+        ("contexts: [", "is no kubeconfig"),
+        ("a: 1\n---\nb: 2\n", "more than one document"),
+    ):
+        file.write_text(text)
+        assert says in reason(mooring("kubeconfig", "--merge", file))
+        assert file.read_text() == text
+
+
+def test_output_and_merge_do_not_go_together(api: FakeApi, home: Path, mooring: Run) -> None:
+    assert "do not go together" in reason(mooring("kubeconfig", "-o", home / "a", "--merge", home / "b"))
+    assert api.asked == []
+
+
+def test_tokens_for_direct_contexts_are_at_hand_before_the_server_is_away(
+    api: FakeApi, home: Path, mooring: Run
+) -> None:
+    answer(api, direct=True)
+    made = {"token": "mre_1", "created_at": "2026-01-01T00:00:00.000Z", "expires_at": "2026-01-01T01:00:00.000Z"}
+    api.answer("POST", "/api/v1/tokens", made, 201)
+    mooring("kubeconfig", "-o", home / "kc")
+    assert api.asked[1].body["endpoint"] is True
+    api.answers.clear()
+    result = mooring("credential", "--server", api.url, "--cluster", "lab", "--endpoint")
+    assert json.loads(result.output)["status"]["token"] == "mre_1"
+    assert len(api.asked) == 2
+    mooring("kubeconfig", "--token", "-o", home / "kc")
+    assert len(api.asked) == 3, "a file with tokens needs no other"
+
+
+def test_a_file_is_written_also_when_no_token_can_be_kept_at_hand(api: FakeApi, home: Path, mooring: Run) -> None:
+    answer(api, direct=True, undelivered=["lab"])
+    result = mooring("kubeconfig", "-o", home / "kc")
+    assert result.exit_code == 0, result.exception
+    assert "the agent of lab did not yet say that it has the token" in result.stderr
+
+
+def test_words_are_completed() -> None:
+    from click import Context
+    from mooring.cli.kubeconfig import kubeconfig
+
+    context = Context(kubeconfig)
+    (option,) = [p for p in kubeconfig.params if p.name == "contexts"]
+    for typed, offered in (("", ["proxy", "fqdn", "nodes"]), ("proxy,f", ["proxy,fqdn"]), ("fqdn,n", ["fqdn,nodes"])):
+        assert [item.value for item in option.type.shell_complete(context, option, typed)] == offered

@@ -21,6 +21,11 @@ RULES = [{"verbs": ["get"], "api_groups": [""], "resources": ["pods"]}]
 ROLE = {"name": "g", "id": "gr-1", "rules": RULES, "builtin": False, "created_at": "x", "version": 1}
 PROJECT = {"name": "web", "id": "p-1", "cluster": "lab", "namespaces": [{"name": "web", "create": True, "quota": {}}]}
 BINDING = {"name": "x", "id": "b-1", "role": "r", "users": ["bob"], "groups": [], "expires_at": None}
+ENDPOINT: dict[str, Any] = {
+    "cluster": "lab", "enabled": True, "mode": "webhook", "fqdn": "k", "ca_pem": "pem", "ttl_seconds": 3600,
+    "grace_seconds": 5, "version": 3,
+    "status": {"nodes": [{"name": "m1", "host": "10.0.0.1", "port": 6443}], "problem": "", "revision": 3},
+}  # fmt: skip
 EMPTY: dict[str, Any] = {"items": [], "next": None, "total": 0}
 
 
@@ -57,6 +62,15 @@ CALLS: list[tuple[str, str, str, Any, Any]] = [
      {"endpoint_service": "NodePort", "endpoint_node_port": 30443, "endpoint_names": ["a.example", "192.0.2.1"]}),
     ("cluster join-token lab --ttl 15m", "POST", "/clusters/lab/join-tokens", {"join_token": "mrj_x"},
      {"ttl_seconds": 900}),
+    ("cluster endpoint show lab", "GET", "/clusters/lab/endpoint", ENDPOINT, None),
+    ("cluster endpoint set lab --mode agent --fqdn k:1 --ca-file PW --ttl 10m --grace 0",
+     "PUT", "/clusters/lab/endpoint", ENDPOINT,
+     {"mode": "agent", "fqdn": "k:1", "ca_pem": "correct horse\n", "ttl_seconds": 600, "grace_seconds": 0}),
+    ("cluster endpoint set lab --no-ca", "PUT", "/clusters/lab/endpoint", ENDPOINT,
+     {"mode": "webhook", "fqdn": "k", "ca_pem": "", "ttl_seconds": 3600, "grace_seconds": 5}),
+    ("cluster endpoint set lab --fqdn ''", "PUT", "/clusters/lab/endpoint", ENDPOINT,
+     {"mode": "webhook", "fqdn": "", "ttl_seconds": 3600, "grace_seconds": 5}),
+    ("cluster endpoint off lab --yes", "DELETE", "/clusters/lab/endpoint", "", None),
     ("user list --group dev", "GET", "/users?group=dev&limit=200", EMPTY, None),
     ("user get a/b", "GET", "/users/a%2Fb", USER, None),
     ("user create bob --group dev --password-file PW", "POST", "/users", USER,
@@ -78,6 +92,8 @@ CALLS: list[tuple[str, str, str, Any, Any]] = [
     ("token get t-1", "GET", "/tokens/t-1", TOKEN, None),
     ("token create --description ci --ttl 30d --user bob --cluster lab", "POST", "/tokens", TOKEN,
      {"description": "ci", "ttl_seconds": 2592000, "user": "bob", "cluster": "lab"}),
+    ("token create --cluster lab --endpoint", "POST", "/tokens", {**TOKEN, "delivered": False},
+     {"cluster": "lab", "endpoint": True}),
     ("token revoke t-1 --yes", "DELETE", "/tokens/t-1", "", None),
     ("membership list --cluster lab --group dev", "GET", "/memberships?cluster=lab&group=dev&limit=200", EMPTY, None),
     ("membership create lab --group dev", "POST", "/memberships", MEMBER, {"cluster": "lab", "group": "dev"}),
@@ -149,7 +165,7 @@ def test_a_command_is_a_call(
     command: str, method: str, path: str, answer: Any, body: Any,
     api: FakeApi, home: Path, mooring: Callable[..., Result],
 ) -> None:  # fmt: skip
-    if method == "PATCH":
+    if method in ("PUT", "PATCH"):
         api.answer("GET", f"/api/v1{path}", answer, ETag='"3"')
     api.answer(method, f"/api/v1{path}", answer)
     files = {"PW": "pw", "ROLE": "role", "CHANGES": "changes"}
@@ -158,7 +174,7 @@ def test_a_command_is_a_call(
     assert result.exit_code == 0, f"{result.output}{result.exception}"
     last = api.asked[-1]
     assert (last.method, last.path, last.body) == (method, f"/api/v1{path}", body)
-    if method == "PATCH":
+    if method in ("PUT", "PATCH"):
         assert last.headers["If-Match"] == '"3"'
 
 
@@ -177,6 +193,27 @@ def test_a_token_written_to_a_file_is_not_shown(api: FakeApi, home: Path, moorin
     assert "canary" in mooring("token", "create").output
 
 
+def test_an_endpoint_is_shown_with_what_the_agent_says(api: FakeApi, mooring: Callable[..., Result]) -> None:
+    api.answer("GET", "/api/v1/clusters/lab/endpoint", ENDPOINT)
+    shown = dict(line.split(None, 1) for line in mooring("cluster", "endpoint", "show", "lab").output.splitlines())
+    assert (shown["nodes"], shown["ca_pem"], shown["revision"]) == ("m1=10.0.0.1:6443", "given", "3")
+    assert json.loads(mooring("cluster", "endpoint", "show", "lab", "-o", "json").output) == ENDPOINT
+    api.answer("GET", "/api/v1/clusters/lab/endpoint", {**ENDPOINT, "status": None, "ca_pem": ""})
+    assert mooring("cluster", "endpoint", "show", "lab").exit_code == 0
+
+
+def test_a_new_endpoint_is_of_the_webhook_and_both_wishes_for_a_ca_are_too_many(
+    api: FakeApi, home: Path, mooring: Callable[..., Result]
+) -> None:
+    api.answer("GET", "/api/v1/clusters/lab/endpoint", {**ENDPOINT, "enabled": False})
+    api.answer("PUT", "/api/v1/clusters/lab/endpoint", ENDPOINT)
+    assert mooring("cluster", "endpoint", "set", "lab").exit_code == 0
+    assert api.asked[-1].body == {"mode": "webhook"}
+    assert "do not go together" in reason(
+        mooring("cluster", "endpoint", "set", "lab", "--no-ca", "--ca-file", home / "pw")
+    )
+
+
 def test_documents_are_what_the_server_said(api: FakeApi, mooring: Callable[..., Result]) -> None:
     api.answer("GET", "/api/v1/clusters/lab", CLUSTER)
     assert json.loads(mooring("cluster", "get", "lab", "-o", "json").output) == CLUSTER
@@ -186,6 +223,7 @@ def test_documents_are_what_the_server_said(api: FakeApi, mooring: Callable[...,
     "command",
     [
         "cluster delete lab",
+        "cluster endpoint off lab",
         "user delete bob",
         "group delete dev",
         "token revoke t-1",

@@ -39,9 +39,9 @@ class Unreachable(MooringError):
 
 
 class Client:
-    """Talks to one server. Use as a context manager."""
+    """Talks to one server. Use as a context manager. `timeout` is for each wait (seconds), `connect` for connecting."""
 
-    def __init__(self, login: profile.Login, timeout: float = TIMEOUT) -> None:
+    def __init__(self, login: profile.Login, timeout: float = TIMEOUT, connect: float | None = None) -> None:
         self.login = login
         headers = {"User-Agent": f"mooring/{VERSION}", "Accept": "application/json"}
         if login.token:
@@ -49,7 +49,7 @@ class Client:
         self._http = httpx.Client(
             base_url=login.url + "/api/v1/",
             headers=headers,
-            timeout=timeout,
+            timeout=httpx.Timeout(timeout, connect=timeout if connect is None else connect),
             verify=_trust(login.ca_pem),
             trust_env=False,
             follow_redirects=False,
@@ -74,7 +74,7 @@ class Client:
         headers = {"If-Match": if_match} if if_match else {}
         try:
             response = self._http.request(method, path, json=body, params=params, headers=headers)
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise Unreachable(f"{self.login.url} cannot be reached: {_why(error)}", _remedy(error)) from None
         except httpx.TimeoutException:
             raise Unreachable(

@@ -10,6 +10,7 @@ import click
 
 from mooring.cli import profile
 from mooring.cli.client import Client, segment
+from mooring.cli.endpoints import endpoint
 from mooring.cli.files import write_output
 from mooring.cli.output import output_option, show, show_list
 from mooring.cli.parameters import Duration, Label, NameOf, confirm, yes_option
@@ -37,6 +38,9 @@ _PROFILE = click.option(
 @click.group()
 def cluster() -> None:
     """Clusters and how they join."""
+
+
+cluster.add_command(endpoint)
 
 
 @cluster.command("list")

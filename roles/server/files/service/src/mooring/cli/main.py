@@ -25,7 +25,7 @@ _COMMANDS: Final = {
     "cluster": ("mooring.cli.clusters:cluster", "Clusters and how they join."),
     "cluster-binding": ("mooring.cli.bindings:cluster_binding", "Roles of subjects in a cluster."),
     "completion": ("mooring.cli.completion:completion", "Shell completion."),
-    "credential": ("mooring.cli.kubeconfig:credential", "Give kubectl a token (an exec plugin)."),
+    "credential": ("mooring.cli.credential:credential", "Give kubectl a token (an exec plugin)."),
     "doctor": ("mooring.cli.doctor:doctor", "Find out what is wrong with a server or a cluster."),
     "global-binding": ("mooring.cli.bindings:global_binding", "Global roles of users and groups."),
     "global-role": ("mooring.cli.roles:global_role", "Rights on the server and in all clusters."),

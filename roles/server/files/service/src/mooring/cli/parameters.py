@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import click
@@ -41,17 +41,44 @@ class NameOf(click.ParamType[str]):
 
 
 class Duration(click.ParamType[int]):
-    """A time span: `90s`, `15m`, `12h`, `30d`, or seconds."""
+    """A time span: `90s`, `15m`, `12h`, `30d`, or seconds; `zero`: also 0."""
 
     name = "duration"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self.zero = zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d{1,9})([smhd]?)", str(value))
-        if match is None or int(match[1]) == 0:
+        if match is None or (int(match[1]) == 0 and not self.zero):
             self.fail(f"{value!r} is no time span; write 90s, 15m, 12h or 30d", param, ctx)
         return int(match[1]) * _UNITS[match[2] or "s"]
+
+
+class Words(click.ParamType[tuple[str, ...]]):
+    """Some of a few words, with commas between them."""
+
+    name = "words"
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = tuple(dict.fromkeys(word.strip() for word in str(value).split(",")))
+        for word in words:
+            if word not in self.known:
+                self.fail(f"{word!r} is none of {', '.join(self.known)}", param, ctx)
+        return words
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before, comma, last = incomplete.rpartition(",")
+        said = before.split(",")
+        left = [word for word in self.known if word.startswith(last) and word not in said]
+        return [CompletionItem(before + comma + word) for word in left]
 
 
 class Label(click.ParamType[tuple[str, str]]):

@@ -18,6 +18,7 @@ _COLUMNS = (
     ("ID", "id"),
     ("USER", "user"),
     ("CLUSTER", "cluster"),
+    ("FOR", "audience"),
     ("EXPIRES", "expires_at"),
     ("LAST USED", "last_used_at"),
     ("DESCRIPTION", "description"),
@@ -55,18 +56,33 @@ def get(token_id: str, output: str) -> None:
 @click.option("--ttl", "ttl_seconds", type=Duration(), help="How long it lives, such as 12h or 30d.")
 @click.option("--user", type=NameOf("users"), help="For another user (administrators only).")
 @click.option("--cluster", type=NameOf("clusters"), help="Good for this cluster only.")
+@click.option("--endpoint", is_flag=True, help="Good at that cluster's own endpoint only, not through the server.")
 @click.option("-f", "--file", "path", type=click.Path(path_type=Path), help="Write the token to a file (mode 0600).")
 @output_option
 def create(
-    description: str, ttl_seconds: int | None, user: str | None, cluster: str | None, path: Path | None, output: str
+    description: str,
+    ttl_seconds: int | None,
+    user: str | None,
+    cluster: str | None,
+    endpoint: bool,
+    path: Path | None,
+    output: str,
 ) -> None:
     """Make a token. Its text is shown this once."""
-    wishes = {"description": description, "ttl_seconds": ttl_seconds, "user": user, "cluster": cluster}
+    wishes = {
+        "description": description,
+        "ttl_seconds": ttl_seconds,
+        "user": user,
+        "cluster": cluster,
+        "endpoint": endpoint,
+    }
     body: dict[str, Any] = {key: value for key, value in wishes.items() if value}
     with Client(profile.active()) as client:
         made = client.post("tokens", body)
     if path is not None:
         write_output(path, made.pop("token") + "\n", private=True)
+    if made.get("delivered") is False:
+        click.echo("mooring: the cluster's agent did not yet say that it has the token", err=True)
     show(made, output, _ORDER)
 
 
