@@ -330,6 +330,19 @@ async def test_the_link_is_written_when_it_has_been_so_for_a_while(bed: Bed, api
     assert await bed.users() == ["bob"]
 
 
+async def test_without_an_index_nobody_waits_for_the_link(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was looked at in a loop without a pause while the server could not be asked."""
+    asked = []
+    due = link_module.LinkState.due
+    monkeypatch.setattr(link_module.LinkState, "due", lambda *words: asked.append(1) or due(*words))
+    bed.server.stop()
+    bed.start()
+    bed.offer(BOB)
+    await until("it is told", lambda: bed.last("problem"))
+    await asyncio.sleep(0.5)
+    assert len(asked) < 10
+
+
 async def test_the_servers_clock_goes_along(bed: Bed) -> None:
     bed.server.ahead = 600
     bed.start()

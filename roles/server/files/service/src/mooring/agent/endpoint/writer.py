@@ -267,7 +267,7 @@ class Writer:
         backoff = Backoff(0.2, 10.0)
         while True:
             try:
-                async with asyncio.timeout(self._link.due(self._time)):
+                async with asyncio.timeout(self._due()):
                     await self._link.wake.wait()
             except TimeoutError:
                 pass
@@ -275,7 +275,7 @@ class Writer:
             touched, self._touched = self._touched, False
             try:
                 async with self._writing:
-                    if self._known is not None and (touched or self._link.due(self._time) == 0.0):
+                    if self._known is not None and (touched or self._due() == 0.0):
                         await self._put_right(self._known, touched)
             except _ATTEMPT as error:
                 self._log.info("the Secret of the index is not written just now", reason=str(error))
@@ -285,6 +285,10 @@ class Writer:
             backoff.reset()
             if touched:
                 await asyncio.sleep(CALM)
+
+    def _due(self) -> float | None:
+        """Seconds until the link is to be written; None: there is nothing to write it beside."""
+        return None if self._known is None else self._link.due(self._time)
 
     async def _put_right(self, known: Known, touched: bool) -> None:
         if touched:
