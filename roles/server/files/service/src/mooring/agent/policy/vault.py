@@ -13,16 +13,15 @@ It must not: write what it could not read back, or hold more than one bundle for
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from mooring.kube.client import KubeApi, KubeError
 from mooring.kube.names import POLICY_NAME, POLICY_PARTS
+from mooring.kube.secrets import BadSecret, Secrets
 from mooring.lib import logging
 from mooring.lib.errors import MooringError
 
@@ -71,9 +70,7 @@ class Vault:
     """Reads and writes them."""
 
     def __init__(self, kube: KubeApi, namespace: str) -> None:
-        self._kube = kube
-        self._path = f"/api/v1/namespaces/{namespace}/secrets"
-        self._namespace = namespace
+        self._secrets = Secrets(kube, namespace)
         self._log = logging.get("mooring.agent.policy")
         self._used: set[int] = set()
         self._there: set[int] = set()
@@ -112,15 +109,13 @@ class Vault:
         await asyncio.gather(*(self._remove(slot) for slot in sorted(self._there - self._used)))
 
     async def _read(self, slot: int) -> _Part | None:
+        name = f"{POLICY_NAME}-{slot}"
         try:
-            secret = await self._kube.json("GET", f"{self._path}/{POLICY_NAME}-{slot}")
-        except KubeError as error:
-            if error.status == 404:
+            found = await self._secrets.read(name)
+            if found is None:
                 return None
-            raise
-        self._there.add(slot)
-        try:
-            values = {str(k): base64.b64decode(str(v), validate=True) for k, v in (secret.get("data") or {}).items()}
+            self._there.add(slot)
+            values = found.values
             return _Part(
                 slot,
                 int(values["index"]),
@@ -130,8 +125,9 @@ class Vault:
                 msgspec.json.decode(values["about"], type=About),
                 values["part"],
             )
-        except (binascii.Error, ValueError, KeyError, AttributeError, msgspec.MsgspecError):
-            self._log.warning("a Secret of the policy does not hold what it should", secret=f"{POLICY_NAME}-{slot}")
+        except (BadSecret, ValueError, KeyError, msgspec.MsgspecError):
+            self._there.add(slot)
+            self._log.warning("a Secret of the policy does not hold what it should", secret=name)
             return None
 
     async def _write(self, part: _Part) -> None:
@@ -143,39 +139,14 @@ class Vault:
             "about": msgspec.json.encode(part.about),
             "part": part.data,
         }
-        name = f"{POLICY_NAME}-{part.slot}"
-        body: dict[str, Any] = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": name,
-                "namespace": self._namespace,
-                "labels": {"app.kubernetes.io/name": "mooring-agent", "app.kubernetes.io/part-of": "mooring"},
-            },
-            "type": "Opaque",
-            "data": {key: base64.b64encode(value).decode() for key, value in values.items()},
-        }
-        try:
-            if part.slot in self._there:
-                await self._kube.json("PUT", f"{self._path}/{name}", body)
-            else:
-                await self._kube.json("POST", self._path, body)
-        except KubeError as error:
-            if error.status not in (404, 409):
-                raise
-            # Somebody made or removed it meanwhile.
-            if error.status == 404:
-                await self._kube.json("POST", self._path, body)
-            else:
-                await self._kube.json("PUT", f"{self._path}/{name}", body)
+        await self._secrets.write(f"{POLICY_NAME}-{part.slot}", values)
         self._there.add(part.slot)
 
     async def _remove(self, slot: int) -> None:
         try:
-            await self._kube.json("DELETE", f"{self._path}/{POLICY_NAME}-{slot}")
+            await self._secrets.remove(f"{POLICY_NAME}-{slot}")
         except KubeError as error:
-            if error.status != 404:
-                # The next bundle overwrites it.
-                self._log.warning("an old part of the policy is not removed", reason=error.reason)
-                return
+            # The next bundle overwrites it.
+            self._log.warning("an old part of the policy is not removed", reason=error.reason)
+            return
         self._there.discard(slot)
