@@ -39,13 +39,6 @@ class Sink(Protocol):
     def shard(self, number: int, users: Sequence[User]) -> None:
         """The users of a shard from now on; nobody else is in it."""
 
-    def clear(self) -> None:
-        """The cluster holds no tokens any more. Nobody is let in, and what was older than the index stays older."""
-        self._wanted = {}
-        for number in list(self._have):
-            self._tell(number, "", ())
-        self.link(None)
-
     def link(self, connected: bool | None) -> None:
         """Whether the cluster's agent has a session to the server; None: not known."""
 
