@@ -23,7 +23,7 @@ from typing import Final
 from mooring.edge.connection import Connection
 from mooring.edge.listener import tls_context
 from mooring.edge.settings import EdgeSettings
-from mooring.lib import metrics
+from mooring.lib import logging, metrics
 from mooring.lib.errors import MooringError
 from mooring.proxy.answers import Refused, refuse, send
 from mooring.proxy.ports import Client, Handler
@@ -54,6 +54,7 @@ LIMITS: Final = EdgeSettings(
 """All clients are on this machine, so the bounds of one address are those of all."""
 _TEXT: Final = b"text/plain; charset=utf-8"
 _JSON: Final = b"application/json"
+_log = logging.get("mooring.endpoint")
 
 Answer = Callable[[bytes], tuple[bytes, str]]
 """From a body to the answer and a word for metrics. Raises BadReview."""
@@ -165,6 +166,11 @@ class Exchange:
         except BadReview as error:
             self._count("refused")
             refuse(self._client, Refused(400, str(error)))
+            return
+        except Exception:  # nothing may fail open, and one review's fault is not the next one's
+            _log.exception("a review failed", kind=self._kind)
+            self._count("failed")
+            refuse(self._client, Refused(500, "internal error; the log of kube-api-auth has it"))
             return
         self._count(word)
         send(self._client, 200, answer, _JSON)
