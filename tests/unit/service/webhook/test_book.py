@@ -264,6 +264,11 @@ def test_only_what_is_wrong_with_one_of_our_tokens_is_said(bed: Bed) -> None:
     assert said == {"authenticated": False, "error": "mooring: the token is unknown or was revoked"}
 
 
+def test_what_stands_before_a_token_is_part_of_it(bed: Bed) -> None:
+    for before in ("x", " ", "a" * MAX_TOKEN):
+        assert bed.review(before + bed.token)["authenticated"] is False
+
+
 def test_no_answer_shows_a_token(bed: Bed) -> None:
     for now in (NOW, NOW + 99):
         assert bed.token[-52:] not in json.dumps(bed.review(bed.token, now=now))
@@ -282,6 +287,7 @@ def test_somebody_who_cannot_be_anybody_is_not_let_in(bed: Bed) -> None:
         (b"null", "not a TokenReview"),
         (b"[]", "not a TokenReview"),
         (b"{" * 5000, "not a TokenReview"),
+        (b'{"a":' * 5000, "not a TokenReview"),
         (b"\xff", "not a TokenReview"),
         (b"{}", "takes TokenReview"),
         (b'{"apiVersion":"authentication.k8s.io/v1beta1","kind":"TokenReview","spec":{"token":"a"}}', "version=v1"),
