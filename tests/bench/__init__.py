@@ -5,6 +5,7 @@
     builds     Go programs, a venv for each source tree                       processes  start, stop, CPU and memory
     upstream   nginx and the stub that stand for clusters                     roads      the ways to an upstream
     wrk        the load of the rates                                          link       namespaces and a slow link
+    reviews    the load of TokenReviews
     scenarios/ a file each                                                    stats, goals, results, table, plot
 
 It must not know anything of the service's insides but the tables that `identities` fills (5,000 registrations one by

@@ -20,7 +20,7 @@ from bench import builds, options, plot, results, table
 from bench.context import Bench
 from bench.options import OUT, Options
 from bench.processes import Failed
-from bench.scenarios import beside, execs, idle, rates, soak, tunnels, watches
+from bench.scenarios import beside, execs, idle, rates, soak, tokenreview, tunnels, watches
 from bench.upstream import Trust
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {
@@ -32,6 +32,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "reconnect": tunnels.run_reconnect,
     "idle": idle.run,
     "watches": watches.run,
+    "tokenreview": tokenreview.run,
     "soak": soak.run,
 }
 QUICK = "quick"

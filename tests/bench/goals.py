@@ -50,6 +50,9 @@ GOALS = (
     Goal("agent_idle_rss_mb", "idle", 64, "MB", True, "resident memory of an idle agent"),
     Goal("agent_idle_mb_per_day", "idle", 1, "MB/day", True, "bytes on the wire of an idle agent, IP headers included"),
     Goal("watch_events_lost", "watches", 0, "events", True, "of 1,000 watches with 100 writes and events a second"),
+    Goal("tokenreview_p99_ms", "tokenreview", 5, "ms", True, "reviews at 1,000 a second, 100,000 tokens, one core"),
+    Goal("tokenreview_rss_mb", "tokenreview", 64, "MB", True, "resident memory of kube-api-auth with 10,000 tokens"),
+    Goal("tokenreview_start_s", "tokenreview", 1, "s", True, "its start to its first answer, 100,000 tokens on disk"),
     Goal("soak_rss_growth_ratio", "soak", 1.1, "x", True, "memory, end over warm-up, worst of server and agents"),
 )
 BY_NAME = {goal.name: goal for goal in GOALS}
