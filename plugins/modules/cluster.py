@@ -96,6 +96,21 @@ options:
     description:
       - Number of agents in the Deployment.
     type: int
+  endpoint_service:
+    description:
+      - Type of the Service in front of an authorized endpoint that the agent serves (M(mooring.fleet.cluster_endpoint)
+        with the mode V(agent)). The server's default when not set.
+    type: str
+    choices: [ClusterIP, NodePort, LoadBalancer]
+  endpoint_node_port:
+    description:
+      - Port of the nodes for O(endpoint_service). Kubernetes chooses one when not set.
+    type: int
+  endpoint_names:
+    description:
+      - Names and addresses for the certificate of such an endpoint, beside its C(fqdn).
+    type: list
+    elements: str
   admin_binding:
     description:
       - Whether the manifest binds the server's group C(admins) to C(cluster-admin).
@@ -197,6 +212,7 @@ from ansible_collections.mooring.fleet.plugins.module_utils.argspec import make_
 from ansible_collections.mooring.fleet.plugins.module_utils.client import MooringError, ref
 from ansible_collections.mooring.fleet.plugins.module_utils.resource import Resource, run, wait_for
 
+ENDPOINT = ("endpoint_service", "endpoint_node_port", "endpoint_names")
 WHEN = ["never", "unregistered", "always"]
 
 
@@ -210,7 +226,7 @@ def manifest_request(params, join_token):
     body = dict(workload=params["workload"], admin_binding=params["admin_binding"], join_token=join_token)
     if join_token:
         body["ttl_seconds"] = params["join_ttl"]
-    for option in ("image", "image_pull_policy", "replicas"):
+    for option in ("image", "image_pull_policy", "replicas", *ENDPOINT):
         if params[option] is not None:
             body[option] = params[option]
     return body
@@ -277,6 +293,9 @@ def main():
             image=dict(type="str"),
             image_pull_policy=dict(type="str", choices=["Always", "IfNotPresent", "Never"]),
             replicas=dict(type="int"),
+            endpoint_service=dict(type="str", choices=["ClusterIP", "NodePort", "LoadBalancer"]),
+            endpoint_node_port=dict(type="int"),
+            endpoint_names=dict(type="list", elements="str"),
             admin_binding=dict(type="bool", default=True),
             wait=dict(type="bool", default=False),
             wait_timeout=dict(type="int", default=120),

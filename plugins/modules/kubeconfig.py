@@ -17,8 +17,7 @@ author:
 description:
   - Writes one file with a context for each cluster that the user may enter, for use with C(kubectl), C(helm) and
     P(kubernetes.core.k8s#module).
-  - The file belongs to this module. Nothing is merged into a file that is there; point E(KUBECONFIG) at several files
-    instead.
+  - The file belongs to this module, unless O(merge) is set. E(KUBECONFIG) can be pointed at several files.
   - The file is written atomically and readable by its owner only.
 options:
   dest:
@@ -39,10 +38,32 @@ options:
       - Names of the clusters. Without it, all that the user may enter.
     type: list
     elements: str
+  contexts:
+    description:
+      - Which ways to each cluster have a context. V(proxy) is the one through the server, with the name of the cluster;
+        V(fqdn) and V(nodes) go straight to a cluster whose authorized endpoint is on, by its name (C(<cluster>-fqdn))
+        and to each control plane (C(<cluster>-<node>)). Without it, all that there are.
+      - With another one than V(proxy), the user needs the right to read the endpoints of the clusters.
+    type: list
+    elements: str
+    choices: [proxy, fqdn, nodes]
   current_context:
     description:
-      - Name of the cluster that is used when no context is named. The first one by default.
+      - Name of the context or the cluster that is used when no context is named. The first one by default.
     type: str
+  prefer_direct:
+    description:
+      - Whether the current context is one that goes straight to the cluster, if there is one. With O(mode=exec),
+        C(mooring credential) then changes to the proxy while the cluster cannot be reached directly, and back.
+    type: bool
+    default: false
+  merge:
+    description:
+      - Whether the contexts are merged into a file that others write too. All that is not of this server stays in it,
+        the current context too, unless O(current_context) is set; comments are lost.
+      - Needs the Python package PyYAML where the module runs.
+    type: bool
+    default: false
   ttl:
     description:
       - Seconds until the tokens in the file expire. The server's default when not set. Not with O(mode=exec).
@@ -50,12 +71,12 @@ options:
   renew_before:
     description:
       - Write the file anew when one of its tokens has less than these seconds left.
+      - Without it, 3600, or a third of the time for which the token is good where that is less.
     type: int
-    default: 3600
   state:
     description:
       - With V(absent), the file is removed and the tokens in it are revoked. A file that this module did not write is
-        left alone and the task fails.
+        left alone and the task fails. With O(merge), what is of this server is taken out of it.
     type: str
     choices: [present, absent]
     default: present
@@ -79,6 +100,15 @@ EXAMPLES = r"""
     clusters:
       - paris
     mode: exec
+
+- name: Reach Paris directly wherever that is possible, with a file that holds other clusters as well
+  mooring.fleet.kubeconfig:
+    dest: ~/.kube/config
+    clusters:
+      - paris
+    mode: exec
+    prefer_direct: true
+    merge: true
 """
 
 RETURN = r"""
@@ -88,7 +118,7 @@ dest:
   type: str
   sample: /home/alice/.kube/mooring.yaml
 contexts:
-  description: Names of the contexts, which are the names of the clusters.
+  description: Names of the contexts. In check mode, where the file would be written, names of the clusters.
   returned: when O(state=present)
   type: list
   elements: str
@@ -98,6 +128,12 @@ expires_at:
   returned: when O(state=present), not in check mode
   type: str
   sample: "2026-12-01T12:00:00Z"
+undelivered:
+  description: Clusters that did not say in time that they know the token for their endpoint. They will within seconds.
+  returned: when the file was written
+  type: list
+  elements: str
+  sample: []
 reason:
   description: Why the file was written or would be.
   returned: when it changed
@@ -114,13 +150,15 @@ import tempfile
 from ansible.module_utils.common.text.converters import to_bytes, to_text
 from ansible_collections.mooring.fleet.plugins.module_utils.argspec import make_module, state_option
 from ansible_collections.mooring.fleet.plugins.module_utils.client import MooringError, ref
+from ansible_collections.mooring.fleet.plugins.module_utils import kubefile
 from ansible_collections.mooring.fleet.plugins.module_utils.resource import run
-from ansible_collections.mooring.fleet.plugins.module_utils.times import seconds_left
+from ansible_collections.mooring.fleet.plugins.module_utils.times import parse_time, seconds_left
 
 # The first line of the file says what it was made from, so that no YAML parser is needed on the managed host.
 MARK = "# written by mooring.fleet.kubeconfig "
-# A token is mrg_<id>_<secret>: the id is enough to ask for its state.
-TOKEN_ID = re.compile(r"\bmrg_(t-[a-z2-7]{12})_")
+# A token is mrg_<id>_<secret>, that of an endpoint mre_<id>_<secret>: the id is enough to ask for its state.
+TOKEN_ID = re.compile(r"\bmr[ge]_([te]-[a-z2-7]{12})_")
+RENEW_BEFORE = 3600  # seconds
 MAX_FILE = 16 * 1024 * 1024  # bytes
 
 
@@ -190,13 +228,31 @@ def wished_clusters(client, names):
     return sorted(cluster["name"] for cluster in client.list("/clusters"))
 
 
-def stale(params, client, wished, text):
+def endpoints(client, clusters, contexts):
+    """What the direct contexts of each cluster are made of, as one hash: a node that comes is a reason to write."""
+    if contexts == ["proxy"]:
+        return {}
+    found = {}
+    for name in clusters:
+        endpoint = client.send("GET", "/clusters/%s/endpoint" % ref(name))
+        status = endpoint.get("status") or {}
+        if endpoint["enabled"]:
+            made_of = [endpoint.get(field) for field in ("mode", "fqdn", "ca_pem")]
+            made_of += [status.get(field) for field in ("nodes", "ca_pem", "serving_url", "serving_ca_pem")]
+            found[name] = digest(json.dumps(made_of, sort_keys=True))
+    return found
+
+
+def margin(params, token):
+    """Seconds before its end at which a token is too old."""
+    if params["renew_before"] is not None:
+        return params["renew_before"]
+    lifetime = (parse_time(token["expires_at"]) - parse_time(token["created_at"])).total_seconds()
+    return min(RENEW_BEFORE, int(lifetime / 3))
+
+
+def stale(params, client, wished, facts, body):
     """(why the file must be written, when its token expires); the reason is empty if it can stay."""
-    if text is None:
-        return "there is no file", ""
-    facts, body = parse(text)
-    if facts is None:
-        return "the file was edited", ""
     for field in sorted(wished):
         if facts.get(field) != wished[field]:
             return "%s changed" % field, ""
@@ -205,10 +261,12 @@ def stale(params, client, wished, text):
     ids, active = tokens_of(client, body)
     if len(active) < len(ids):
         return "a token in it is expired or revoked", ""
-    times = [token["expires_at"] for token in active.values() if token.get("expires_at")]
-    expires = min(times, key=seconds_left) if times else ""
-    if expires and seconds_left(expires) < params["renew_before"]:
-        return "a token in it has less than %d seconds left" % params["renew_before"], expires
+    ending = sorted((t for t in active.values() if t.get("expires_at")), key=lambda t: seconds_left(t["expires_at"]))
+    if not ending:
+        return "", ""
+    expires, least = ending[0]["expires_at"], margin(params, ending[0])
+    if seconds_left(expires) < least:
+        return "a token in it has less than %d seconds left" % least, expires
     return "", expires
 
 
@@ -216,44 +274,110 @@ def private(path):
     return os.stat(path).st_mode & 0o077 == 0
 
 
-def absent(module, client, dest):
-    text = read(dest)
-    result = dict(
-        changed=text is not None, dest=dest, diff=dict(before=dict(exists=text is not None), after=dict(exists=False))
-    )
-    if text is None:
+class Own:
+    """A file of this module alone, with its mark as first line."""
+
+    def __init__(self, dest, text):
+        self.dest = dest
+        self.text = text
+        if text is not None and text.strip() and not text.startswith(MARK):
+            raise MooringError("dest %s was not written by this module: choose another file, or merge" % dest)
+
+    def known(self):
+        """(why it must be written at once, the facts, the text in which tokens are looked for)."""
+        if self.text is None:
+            return "there is no file", None, ""
+        facts, body = parse(self.text)
+        return ("the file was edited" if facts is None else ""), facts, body
+
+    def made(self, kubeconfig, facts, current):
+        return render(kubeconfig, facts)
+
+    def gone(self):
+        """What is left of it without us: None, no file."""
+        return None
+
+
+class Shared:
+    """A file of others too, in which our part has an extension with the facts."""
+
+    def __init__(self, dest, text, url):
+        self.text = text
+        self.url = url
+        self.document = kubefile.load(text, dest)
+
+    def part(self, document):
+        return json.dumps(kubefile.ours(document, self.url), sort_keys=True, default=str)
+
+    def known(self):
+        facts = kubefile.facts_of(self.document, self.url)
+        mine = self.part(self.document)
+        if facts is None:
+            return "nothing in the file is of this module", None, mine
+        facts = dict(facts)
+        return ("our part of the file was edited" if facts.pop("sha256", None) != digest(mine) else ""), facts, mine
+
+    def made(self, kubeconfig, facts, current):
+        made = kubefile.load(kubeconfig, "of the server")
+        facts = dict(facts, sha256=digest(self.part(made)))
+        return kubefile.dump(kubefile.merged(self.document, made, self.url, facts, current))
+
+    def gone(self):
+        if not kubefile.ours(self.document, self.url):
+            return self.text
+        return kubefile.dump(kubefile.without(self.document, self.url))
+
+
+def absent(module, client, file, dest):
+    text, left = file.text, (file.gone() if file.text is not None else None)
+    result = dict(changed=left != text, dest=dest)
+    result["diff"] = dict(before=dict(exists=left != text), after=dict(exists=False))
+    if left == text:
         return result
-    body = parse(text)[1]
-    if not text.startswith(MARK):
-        raise MooringError("dest %s was not written by this module, so it is not removed" % dest)
     if not module.check_mode:
-        for token_id in sorted(tokens_of(client, body)[1]):
+        for token_id in sorted(tokens_of(client, file.known()[2])[1]):
             client.send("DELETE", "/tokens/%s" % ref(token_id))
-        os.unlink(dest)
+        if left is None:
+            os.unlink(dest)
+        else:
+            write(module, dest, left)
     return dict(result, reason="state is absent")
 
 
 def work(module, client):
     params = module.params
+    if not params["merge"] or module.check_mode:
+        return bring(module, client)
+    with kubefile.locked(params["dest"]):
+        return bring(module, client)
+
+
+def bring(module, client):
+    params = module.params
     dest = params["dest"]
-    if params["state"] == "absent":
-        return absent(module, client, dest)
     server = client.send("GET", "/server")
-    contexts = wished_clusters(client, params["clusters"])
+    text = read(dest)
+    file = Shared(dest, text, server.get("url")) if params["merge"] else Own(dest, text)
+    if params["state"] == "absent":
+        return absent(module, client, file, dest)
+    clusters = wished_clusters(client, params["clusters"])
     wished = dict(
         url=server.get("url"),
         ca_sha256=digest(server.get("ca_pem") or ""),
         user=client.send("GET", "/whoami")["user"],
         mode=params["mode"],
-        contexts=contexts,
+        clusters=clusters,
+        ways=sorted(params["contexts"] or []),
+        endpoints=endpoints(client, clusters, params["contexts"]),
         current_context=params["current_context"] or "",
+        prefer_direct=params["prefer_direct"],
     )
-    text = read(dest)
-    if text is not None and text.strip() and not text.startswith(MARK):
-        raise MooringError("dest %s was not written by this module: choose another file, or remove this one" % dest)
-    before = parse(text)[0] if text is not None else {}
-    reason, expires = stale(params, client, wished, text)
-    result = dict(changed=bool(reason), dest=dest, contexts=contexts, diff=dict(before=before or {}, after=wished))
+    reason, facts, body = file.known()
+    expires = ""
+    if not reason:
+        reason, expires = stale(params, client, wished, facts, body)
+    names = (facts or {}).pop("contexts", clusters)
+    result = dict(changed=bool(reason), dest=dest, contexts=names, diff=dict(before=facts or {}, after=wished))
     if not reason:
         if not private(dest):
             result.update(changed=True, reason="others could read the file")
@@ -262,15 +386,30 @@ def work(module, client):
         return dict(result, expires_at=expires)
     result["reason"] = reason
     if module.check_mode:
-        return result
-    body = dict(mode=params["mode"], clusters=contexts)
+        return dict(result, contexts=clusters)
+    made = client.send("POST", "/kubeconfig", request(params, clusters))
+    facts = dict(wished, contexts=made["contexts"])
+    write(module, dest, file.made(made["kubeconfig"], facts, params["current_context"]))
+    return dict(
+        result,
+        contexts=made["contexts"],
+        expires_at=made.get("expires_at") or "",
+        undelivered=made.get("undelivered") or [],
+    )
+
+
+def request(params, clusters):
+    """The body of the request for a kubeconfig."""
+    body = dict(mode=params["mode"], clusters=clusters)
     if params["ttl"] is not None:
         body["ttl_seconds"] = params["ttl"]
     if params["current_context"]:
         body["current_context"] = params["current_context"]
-    made = client.send("POST", "/kubeconfig", body)
-    write(module, dest, render(made["kubeconfig"], wished))
-    return dict(result, expires_at=made.get("expires_at") or "")
+    if params["contexts"]:
+        body["contexts"] = sorted(set(params["contexts"]))
+    if params["prefer_direct"]:
+        body.update(prefer_direct=True, path=os.path.abspath(params["dest"]))
+    return body
 
 
 def main():
@@ -280,9 +419,12 @@ def main():
             dest=dict(type="path", required=True),
             mode=dict(type="str", choices=["token", "exec"], default="token"),
             clusters=dict(type="list", elements="str"),
+            contexts=dict(type="list", elements="str", choices=["proxy", "fqdn", "nodes"]),
             current_context=dict(type="str"),
+            prefer_direct=dict(type="bool", default=False),
+            merge=dict(type="bool", default=False),
             ttl=dict(type="int"),
-            renew_before=dict(type="int", default=3600),
+            renew_before=dict(type="int"),
         ),
     )
     run(module, work)

@@ -16,7 +16,10 @@ from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import yaml
+
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+ENDPOINT = {"fqdn": "", "ca_pem": "", "ttl_seconds": 3600, "grace_seconds": 0}
 BINDING = {"users": [], "groups": [], "service_accounts": [], "expires_at": None, "reason": "", "builtin": False}
 FIELDS = {
     "clusters": {
@@ -78,6 +81,8 @@ class FakeApi:
         self.simulation = []  # what a simulation answers, or the status of its refusal
         self.simulated = []
         self.asked = []  # (path, query) of questions to the policy
+        self.endpoints = {}  # cluster id -> settings
+        self.policy_key = "A" * 43
         self.page = 2  # items per page, so that every list of more is paged
         self.race = 0  # how many writes find that somebody else was faster
         self.passwords = {"alice": "correct horse battery"}
@@ -94,7 +99,7 @@ class FakeApi:
             def handle_one(self):
                 outer.answer(self)
 
-            do_GET = do_POST = do_PATCH = do_DELETE = handle_one
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_one
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -117,14 +122,14 @@ class FakeApi:
             digits.append(ALPHABET[digit])
         return "%s-%s" % (prefix, "".join(reversed(digits)))
 
-    def issue(self, user, description, cluster, ttl):
-        token_id = self.new_id("t")
+    def issue(self, user, description, cluster, ttl, what="mrg"):
+        token_id = self.new_id("t" if what == "mrg" else "e")
         token = {
             "id": token_id, "user": user, "description": description, "cluster": cluster, "created_at": later(0),
             "expires_at": later(ttl), "last_used_at": None, "revoked_at": None,
         }  # fmt: skip
         self.objects["tokens"][token_id] = token
-        return dict(token, token="mrg_%s_%s" % (token_id, "s" * 52))
+        return dict(token, token="%s_%s_%s" % (what, token_id, "s" * 52))
 
     def active(self, token):
         return not token["revoked_at"] and token["expires_at"] > later(0)
@@ -206,10 +211,37 @@ class FakeApi:
             self.manifests.append(body)
             secret = "kind: Secret\n" if body["join_token"] else "kind: Namespace\n"
             return 200, "# %s\n%s" % (cluster["name"], secret), {}
+        if path[2:] == ["endpoint"]:
+            return self.endpoint(method, path, body, headers)
         if path[2:] == ["join-tokens"]:
             token_id = self.new_id("j")
             return 201, {"id": token_id, "join_token": "mrj_%s_%s" % (token_id, "s" * 52), "expires_at": later(60)}, {}
         return self.plain(method, path, query, body, headers)
+
+    def endpoint(self, method, path, body, headers):
+        cluster = self.find("clusters", path[1])
+        if method != "GET" and self.race:
+            self.race -= 1
+            cluster["version"] += 1
+        if headers.get("If-Match", '"%d"' % cluster["version"]) != '"%d"' % cluster["version"]:
+            raise Problem(412, "the object is at version %d now" % cluster["version"])
+        if method == "DELETE":
+            self.endpoints.pop(cluster["id"], None)
+            return 204, None, {}
+        if method == "PUT":
+            self.endpoints[cluster["id"]] = {**ENDPOINT, **body}
+            cluster["version"] += 1
+        found = self.endpoints.get(cluster["id"])
+        return (
+            200,
+            {
+                "cluster": cluster["name"], "cluster_id": cluster["id"], "cluster_uid": cluster["cluster_uid"],
+                "policy_key": self.policy_key, "enabled": found is not None, "status": None,
+                "version": cluster["version"],
+                **(found or {"mode": None, "fqdn": "", "ca_pem": "", "ttl_seconds": None, "grace_seconds": None}),
+            },
+            {"ETag": '"%d"' % cluster["version"]},
+        )  # fmt: skip
 
     def paged(self, items, query):
         start = int(base64.b64decode(query["cursor"])) if "cursor" in query else 0
@@ -272,17 +304,46 @@ class FakeApi:
 
     def kubeconfig(self, caller, body):
         names = sorted(body.get("clusters") or [c["name"] for c in self.objects["clusters"].values()])
+        ways = body.get("contexts") or ["proxy", "fqdn", "nodes"]
         ttl = body.get("ttl_seconds", 7200)
-        if body["mode"] == "exec":
-            users = ["command: mooring" for _name in names]
-        else:
-            users = ["token: " + self.issue(caller["user"], "kubeconfig", name, ttl)["token"] for name in names]
-        text = "".join("- name: %s\n  %s\n" % pair for pair in zip(names, users, strict=True))
+        found = []  # (context, user, cluster, address)
+        for name in names:
+            settings = self.endpoints.get(self.find("clusters", name)["id"])
+            if "proxy" in ways:
+                found.append((name, "mooring-" + name, name, self.url + "/k8s/clusters/" + name))
+            if settings and settings["fqdn"] and "fqdn" in ways:
+                address = "https://" + settings["fqdn"]
+                found.append((name + "-fqdn", "mooring-%s-endpoint" % name, name, address))
+        users = {}
+        for _context, user, name, _address in found:
+            what = "mre" if user.endswith("-endpoint") else "mrg"
+            if body["mode"] == "exec":
+                users[user] = {"exec": {"command": "mooring", "args": ["credential", "--cluster", name]}}
+            elif user not in users:
+                users[user] = {"token": self.issue(caller["user"], "kubeconfig", name, ttl, what)["token"]}
+        owners = {user: name for _context, user, name, _address in found}
+
+        def marked(name, kind, content, cluster):
+            mark = {"name": "mooring.fleet", "extension": {"server": self.url, "cluster": cluster}}
+            return {"name": name, kind: dict(content, extensions=[mark])}
+
+        contexts = [context for context, _user, _cluster, _address in found]
+        current = body.get("current_context") or (contexts[0] if contexts else "")
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [marked(c, "cluster", {"server": where}, name) for c, _user, name, where in found],
+            "users": [marked(user, "user", content, owners[user]) for user, content in users.items()],
+            "contexts": [marked(c, "context", {"cluster": c, "user": u}, name) for c, u, name, _where in found],
+            "current-context": current,
+        }
         return {
-            "kubeconfig": text,
-            "contexts": names,
-            "current_context": None,
+            "kubeconfig": yaml.safe_dump(document, sort_keys=False),
+            "contexts": contexts,
+            "details": [],
+            "current_context": current,
             "expires_at": later(ttl) if body["mode"] == "token" else None,
+            "undelivered": [],
         }
 
 

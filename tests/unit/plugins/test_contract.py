@@ -81,6 +81,14 @@ def everything(run_module, tmp_path):
         run_module("kubeconfig", dest=dest, mode=mode, clusters=["paris"], current_context="paris", **more)
         run_module("kubeconfig", dest=dest, mode=mode, clusters=["paris"], current_context="paris")
         run_module("kubeconfig", dest=dest, state="absent")
+    serving = {"endpoint_service": "NodePort", "endpoint_node_port": 30443, "endpoint_names": ["a.example.com"]}
+    run_module("cluster", name="paris", manifest="always", **serving)
+    settings = {"fqdn": "a.example.com:6443", "ca_pem": "PEM", "token_ttl": 600, "grace": 60}
+    run_module("cluster_endpoint", name="paris", mode="agent", **settings)
+    run_module("cluster_endpoint_info", name="paris")
+    ways = {"contexts": ["proxy", "fqdn"], "prefer_direct": True, "merge": True, "current_context": "paris-fqdn"}
+    run_module("kubeconfig", dest=str(tmp_path / "merged"), **ways)
+    run_module("cluster_endpoint", name="paris", state="absent")
     for name, arguments in POLICIES.items():
         run_module(name, **arguments)
         run_module(name + "_info", **FILTERS[name])
@@ -109,6 +117,8 @@ def test_all_that_modules_send_and_read_is_in_the_api(api, run_module, tmp_path)
     used = {operation(method, path)[0] for method, path, *_rest in api.exchanges}
     unused = set(DOCUMENT["paths"]) - used
     assert unused == {
+        "/api/v1/agents/audit",
+        "/api/v1/agents/endpoint",
         "/api/v1/agents/policy",
         "/api/v1/agents/register",
         "/api/v1/clusters/{ref}/policy",

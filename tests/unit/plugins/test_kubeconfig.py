@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from fake_api import Failed
 
 
@@ -55,7 +56,9 @@ def test_no_token_is_printed(api, run_module, dest):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"clusters": ["paris"]}, "contexts changed"),
+        ({"clusters": ["paris"]}, "clusters changed"),
+        ({"contexts": ["proxy"]}, "ways changed"),
+        ({"prefer_direct": True}, "prefer_direct changed"),
         ({"mode": "exec"}, "mode changed"),
         ({"current_context": "paris"}, "current_context changed"),
         ({"renew_before": 100000}, "has less than 100000 seconds left"),
@@ -101,6 +104,123 @@ def test_made_private_again(run_module, dest):
     dest.chmod(0o644)
     run_module("kubeconfig", dest=str(dest), clusters=["paris"])
     assert dest.stat().st_mode & 0o777 == 0o600
+
+
+def test_direct_contexts_come_and_go_with_the_endpoint(api, run_module, dest):
+    run_module("kubeconfig", dest=str(dest))
+    run_module("cluster_endpoint", name="paris", mode="webhook", fqdn="paris.example.com:6443")
+    made = run_module("kubeconfig", dest=str(dest))
+    assert made["reason"] == "endpoints changed"
+    assert made["contexts"] == ["lyon", "paris", "paris-fqdn"]
+    assert "token: mre_e-" in dest.read_text()
+    again = run_module("kubeconfig", dest=str(dest))
+    assert not again["changed"]
+    assert again["contexts"] == ["lyon", "paris", "paris-fqdn"]
+    [direct] = [token for token in tokens(api) if token["id"].startswith("e-")]
+    direct["revoked_at"] = "2001-01-01T00:00:00Z"
+    assert run_module("kubeconfig", dest=str(dest))["reason"] == "a token in it is expired or revoked"
+    only = run_module("kubeconfig", dest=str(dest), contexts=["fqdn"], clusters=["paris"])
+    assert only["contexts"] == ["paris-fqdn"]
+
+
+def test_short_tokens_are_not_renewed_at_once(run_module, dest):
+    run_module("kubeconfig", dest=str(dest), ttl=600)
+    assert not run_module("kubeconfig", dest=str(dest), ttl=600)["changed"]
+
+
+THEIRS = """\
+# a comment
+apiVersion: v1
+kind: Config
+clusters:
+- name: home
+  cluster: {server: "https://home.example.com", insecure-skip-tls-verify: true}
+users:
+- name: me
+  user: {token: "my secret"}
+contexts:
+- name: home
+  context: {cluster: home, user: me, namespace: kitchen, extensions: [{name: other, extension: {a: 1}}]}
+current-context: home
+preferences: {colors: true}
+extensions:
+- name: tool
+  extension: {theirs: true}
+"""
+
+
+def test_merged_into_a_file_of_others_and_out_again(api, run_module, dest):
+    dest.write_text(THEIRS)
+    theirs = yaml.safe_load(THEIRS)
+    would = run_module("kubeconfig", check=True, dest=str(dest), merge=True)
+    assert would["changed"]
+    assert dest.read_text() == THEIRS
+    made = run_module("kubeconfig", dest=str(dest), merge=True)
+    assert made["changed"]
+    assert "my secret" not in made["_printed"]
+    document = yaml.safe_load(dest.read_text())
+    assert [entry["name"] for entry in document["contexts"]] == ["home", "lyon", "paris"]
+    for key in ("clusters", "users", "contexts"):
+        assert document[key][0] == theirs[key][0]
+    assert document["current-context"] == "home"
+    assert document["preferences"] == theirs["preferences"]
+    assert theirs["extensions"][0] in document["extensions"]
+    assert dest.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in dest.parent.iterdir()] == ["kubeconfig"]
+    assert not run_module("kubeconfig", dest=str(dest), merge=True)["changed"]
+    named = run_module("kubeconfig", dest=str(dest), merge=True, current_context="paris")
+    assert named["changed"]
+    assert yaml.safe_load(dest.read_text())["current-context"] == "paris"
+    held = [token for token in tokens(api) if token["id"] in dest.read_text()]
+    assert len(held) == 2
+    assert run_module("kubeconfig", dest=str(dest), merge=True, state="absent")["changed"]
+    left = yaml.safe_load(dest.read_text())
+    assert left == dict(theirs, **{"current-context": ""})
+    assert all(token["revoked_at"] for token in held)
+    assert not run_module("kubeconfig", dest=str(dest), merge=True, state="absent")["changed"]
+
+
+def test_what_others_change_in_a_merged_file_is_no_reason_to_write_it(run_module, dest):
+    run_module("kubeconfig", dest=str(dest), merge=True)
+    document = yaml.safe_load(dest.read_text())
+    assert document["current-context"] == "lyon"
+    document["clusters"].append({"name": "home", "cluster": {"server": "https://home.example.com"}})
+    document["current-context"] = "paris"
+    dest.write_text(yaml.safe_dump(document))
+    assert not run_module("kubeconfig", dest=str(dest), merge=True)["changed"]
+    document["contexts"][0]["context"]["user"] = "me"
+    dest.write_text(yaml.safe_dump(document))
+    made = run_module("kubeconfig", dest=str(dest), merge=True)
+    assert made["reason"] == "our part of the file was edited"
+    assert yaml.safe_load(dest.read_text())["current-context"] == "paris"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("clusters: [{name: paris, cluster: {server: 'https://x'}}]\n", "has a cluster 'paris' already"),
+        ("a: [\n", "is not YAML"),
+        ("- a\n", "is no kubeconfig"),
+        ("users: {a: 1}\n", "is no kubeconfig"),
+    ],
+)
+def test_what_cannot_be_merged_stays(run_module, dest, text, why):
+    dest.write_text(text)
+    with pytest.raises(Failed, match=why):
+        run_module("kubeconfig", dest=str(dest), merge=True)
+    assert dest.read_text() == text
+
+
+def test_a_lock_of_kubectl_is_waited_for(run_module, dest, monkeypatch):
+    from ansible_collections.mooring.fleet.plugins.module_utils import kubefile
+
+    monkeypatch.setattr(kubefile, "LOCK_SECONDS", 0.3)
+    lock = dest.with_name("kubeconfig.lock")
+    lock.touch()
+    with pytest.raises(Failed, match=r"another program holds .*kubeconfig\.lock"):
+        run_module("kubeconfig", dest=str(dest), merge=True)
+    assert lock.exists()
+    assert not dest.exists()
 
 
 @pytest.mark.parametrize("state", ["present", "absent"])
