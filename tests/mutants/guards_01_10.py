@@ -141,10 +141,10 @@ ACROSS_CLUSTERS = (
         "if not may_enter(services, caller, cluster.id):", "if False:",
         ACROSS + "::test_a_cluster_that_one_may_not_enter_does_not_exist_in_the_api"),
     off("logins-for-ones-own-clusters", 3, "api/session.py",
-        "if not facts and not held.enters(cluster.id):", "if False:",
+        "if not enters(services, user.id, cluster.id):", "if False:",
         ACROSS + "::test_a_cluster_that_one_may_not_enter_does_not_exist_in_the_api"),
     off("kubeconfigs-for-ones-own-clusters", 3, "api/kubeconfig.py",
-        "return may_enter(services, caller, cluster.id)", "return True",
+        "if cluster is None or not may_enter(services, caller, cluster.id):", "if cluster is None:",
         ACROSS + "::test_a_cluster_that_one_may_not_enter_does_not_exist_in_the_api"),
     # An API server would refuse such a path too: what is shown here is that it does not come so far.
     off("dot-segments", 3, "edge/routes.py",

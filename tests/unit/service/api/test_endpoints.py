@@ -150,6 +150,35 @@ async def test_tokens_do_not_come_back_with_the_endpoint(world: Any) -> None:
     assert (await bob.ok("GET", f"/tokens/{other['id']}"))["revoked_at"] is None
 
 
+async def test_the_tokens_leave_a_cluster_before_it_is_deleted(world: Any) -> None:
+    """Afterwards there is nobody to tell its agent that they are revoked."""
+    cluster_id = await endpoint(world)
+    bob = await bob_in(world, "prod")
+    made = await bob.ok("POST", "/tokens", {"endpoint": True, "cluster": "prod"})
+    changes: list[tuple[bool, bool]] = []
+
+    def hear(delta: Any) -> None:
+        token = delta.tokens.get(made["id"])
+        cluster = delta.clusters.get(cluster_id, world)
+        changes.append((token is not None and token.revoked_at is not None, cluster is None))
+
+    world.services.store.on_commit(hear)
+    answer = await world.admin("DELETE", "/clusters/prod", If_Match='"1"')
+    assert (answer.status_code, changes) == (412, [])
+    await world.admin.ok("DELETE", "/clusters/prod", If_Match='"2"')
+    assert changes == [(True, False), (False, True)]
+    assert world.endpoints.waited[-1] == (cluster_id, "", 5)
+    await world.cluster("plain")
+    await world.admin.ok("DELETE", "/clusters/plain")
+    assert len(world.endpoints.waited) == 2, "nothing to wait for"
+
+
+async def test_a_cluster_whose_agent_is_away_is_deleted_all_the_same(world: Any) -> None:
+    world.endpoints.away.add(await endpoint(world))
+    await world.admin.ok("DELETE", "/clusters/prod")
+    assert (await world.admin("GET", "/clusters/prod")).status_code == 404
+
+
 async def test_a_manifest_is_made_for_the_endpoint(world: Any) -> None:
     await endpoint(world)
     text = (await world.admin("POST", "/clusters/prod/manifest", {})).text

@@ -561,6 +561,11 @@ async def test_a_token_is_delivered_when_the_agent_has_the_index_that_holds_it(r
     realm.report(realm.prod)
     assert await waiter
     assert await realm.control.delivered(realm.prod.id, token.id, 0)
+    await realm.issue(realm.bob, realm.prod)
+    assert not await realm.control.delivered(realm.prod.id, "", 0)
+    await realm.told(realm.prod, 3)
+    realm.report(realm.prod)
+    assert await realm.control.delivered(realm.prod.id, "", 20), "all that was committed, and no token in particular"
 
 
 async def test_who_waits_is_not_answered_by_an_index_from_before_their_token(realm: Realm) -> None:

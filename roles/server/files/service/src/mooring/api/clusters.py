@@ -12,6 +12,7 @@ from litestar import Response, delete, get, patch, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType, field
 
+from mooring.api import endpoints
 from mooring.api.access import USER, Caller, Deps, grant_refused, may, may_see, needs, rights
 from mooring.api.common import (
     Cursor,
@@ -40,6 +41,7 @@ from mooring.authn import tokens
 from mooring.authn.identity import Identity
 from mooring.kube import manifest as kube_manifest
 from mooring.kube.names import DEFAULT_NAMESPACE
+from mooring.lib import logging
 from mooring.lib.ids import new_id
 from mooring.lib.names import check_cluster_name
 from mooring.lib.profiles import DEFAULT_PROFILE, Profile
@@ -52,6 +54,7 @@ from mooring.store.ports import Transaction, VisibleTo
 from mooring.store.records import Cluster, ClusterState, JoinToken
 
 MAX_JOIN_TOKENS = 100
+_log = logging.get("mooring.api")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 _ENDPOINT_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")  # or an address
@@ -257,9 +260,18 @@ async def edit_cluster(
     summary="Remove a cluster: its agent is cut off at once",
 )
 async def delete_cluster(ref: PathRef, services: Deps, if_match: IfMatch = None) -> None:
+    """The tokens in the cluster go first, while there is an agent to tell: without this server nothing else would end
+    them before their time."""
     async with services.store.write() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
         check_match(if_match, cluster.version)
+        if cluster.endpoint is None:
+            await tx.clusters.remove(cluster.id)
+            return
+        await endpoints.turn_off(tx, cluster, services.clock.now())
+    if not await services.endpoints.delivered(cluster.id, "", endpoints.DELIVERY_SECONDS):
+        _log.warning("tokens for the endpoint are good there until they expire", cluster=cluster.name)
+    async with services.store.write() as tx:
         await tx.clusters.remove(cluster.id)
 
 

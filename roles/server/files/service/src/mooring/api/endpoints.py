@@ -19,10 +19,13 @@ from mooring.api.problems import invalid, not_found
 from mooring.api.services import Services
 from mooring.kube.kubeconfig import Place, https, https_of
 from mooring.lib import pki
+from mooring.store.ports import Transaction
 from mooring.store.records import Cluster, EndpointSettings, EndpointStatus
 
 MAX_TTL = 30 * 86400
 """Seconds that a token for an endpoint lives at most: while the server is away nothing else ends it."""
+DELIVERY_SECONDS = 5
+"""For how long a call waits until the cluster has what it changed."""
 _MAX_CA = 64 * 1024
 
 
@@ -121,10 +124,14 @@ async def remove_endpoint(ref: PathRef, services: Deps, if_match: IfMatch = None
     async with services.store.write() as tx:
         cluster = await found("cluster", ref, tx.clusters.get)
         check_match(if_match, cluster.version)
-        now = services.clock.now()
-        if cluster.endpoint is not None:
-            await tx.clusters.set_endpoint(cluster.id, now, None)
-        await tx.tokens.revoke_endpoint(cluster.id, now)
+        await turn_off(tx, cluster, services.clock.now())
+
+
+async def turn_off(tx: Transaction, cluster: Cluster, now: float) -> None:
+    """No endpoint any more, and no token for it."""
+    if cluster.endpoint is not None:
+        await tx.clusters.set_endpoint(cluster.id, now, None)
+    await tx.tokens.revoke_endpoint(cluster.id, now)
 
 
 def places(services: Services, cluster: Cluster) -> list[Place]:

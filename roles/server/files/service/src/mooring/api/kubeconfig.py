@@ -18,11 +18,10 @@ from msgspec import Meta
 
 from mooring.api.access import USER, Caller, Deps, may_enter
 from mooring.api.common import Input, Output, Ref, Ttl, check_ref, time_text
-from mooring.api.endpoints import MAX_TTL, places
+from mooring.api.endpoints import DELIVERY_SECONDS, MAX_TTL, places
 from mooring.api.issue import end_of_life, issue, issue_endpoint
 from mooring.api.problems import conflict, invalid, quoted
 from mooring.api.services import Services
-from mooring.api.tokens import DELIVERY_SECONDS
 from mooring.authn.identity import Identity
 from mooring.authn.index import ClusterView
 from mooring.kube import configtext

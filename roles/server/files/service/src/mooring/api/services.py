@@ -98,7 +98,8 @@ class EndpointControl(Protocol):
         """The cluster's index, and those of its shards that differ from the digests in `have`; None: not now."""
 
     async def delivered(self, cluster_id: str, token_id: str, seconds: float) -> bool:
-        """Whether all that was committed up to now, and the token, is in the cluster, or is within so many seconds."""
+        """Whether all that was committed up to now, and the token (unless that is ""), is in the cluster, or is within
+        so many seconds."""
 
 
 class AgentDoor(Protocol):

@@ -32,7 +32,7 @@ from mooring.api.common import (
     paging,
     time_text,
 )
-from mooring.api.endpoints import MAX_TTL
+from mooring.api.endpoints import DELIVERY_SECONDS, MAX_TTL
 from mooring.api.issue import end_of_life, issue, issue_endpoint
 from mooring.api.problems import conflict, invalid, not_found, quoted
 from mooring.api.services import Services
@@ -40,8 +40,6 @@ from mooring.authn.identity import Identity
 from mooring.store.records import Audience, EndpointSettings, Token
 
 DEFAULT_TTL = 30 * 86400
-DELIVERY_SECONDS = 5
-"""For how long a call waits until the cluster has the token that it made."""
 
 
 class TokenOut(Output):

@@ -175,7 +175,7 @@ class EndpointController:
 
     async def delivered(self, cluster_id: str, token_id: str, seconds: float) -> bool:
         """Whether all that was committed up to now is in the cluster, or comes to be within so many seconds, and the
-        token with it. False at once where no agent is connected."""
+        token with it, unless that is "". False at once where no agent is connected."""
         known = self._clusters.get(cluster_id)
         if known is None:
             return False
@@ -184,6 +184,8 @@ class EndpointController:
             async with asyncio.timeout(seconds):
                 while known.held < wanted and not known.gone and self._hub.connected(cluster_id):
                     await known.moved.wait()
+        if not token_id:
+            return known.held >= wanted
         number = self._book.shard(token_id)
         made = None if number is None else known.shards.get(number)
         return known.held >= wanted and made is not None and token_id in made.ids
