@@ -121,7 +121,6 @@ def test_all_that_modules_send_and_read_is_in_the_api(api, run_module, tmp_path)
         "/api/v1/agents/endpoint",
         "/api/v1/agents/policy",
         "/api/v1/agents/register",
-        "/api/v1/clusters/{ref}/endpoint",
         "/api/v1/clusters/{ref}/policy",
         "/api/v1/policy/status",
         "/api/v1/projects/{ref}/namespaces",
