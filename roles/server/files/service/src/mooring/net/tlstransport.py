@@ -19,9 +19,13 @@ from collections.abc import Callable
 from typing import Any, cast
 
 READ = 64 * 1024
-"""Bytes handed to the protocol at once, at most (and one record more)."""
+"""Bytes handed to the protocol at once, at most."""
 CLOSE_TIMEOUT = 10.0
 """Seconds after `close` for what was written to leave and for the peer to close too."""
+
+
+_PLAIN = memoryview(bytearray(READ))
+"""Decrypted bytes of whichever connection is read; they are copied before another one is."""
 
 
 class Resumption:
@@ -118,7 +122,8 @@ class TlsTransport(asyncio.Transport):
         """The handshake is done: from here on `protocol` is served."""
         self._protocol = protocol
         protocol.connection_made(self)
-        self._loop.call_soon(self._drain)  # what came together with the end of the handshake
+        # What came together with the end of the handshake; and our own end of it, if nothing was written to go with it.
+        self._loop.call_soon(self._drain)
 
     # --- asyncio.Transport -------------------------------------------------------------------------------------
 
@@ -252,7 +257,7 @@ class TlsTransport(asyncio.Transport):
             if self._below is not None:
                 self._below.close()
             return
-        self._flush()
+        # Our last message goes with the first bytes that the protocol writes, else with the drain of `start`.
         self._shaken = self._loop.time()
         self.ready.set_result(None)
 
@@ -279,27 +284,28 @@ class TlsTransport(asyncio.Transport):
 
     def _read(self) -> tuple[bytes, bool]:
         """Up to READ bytes, and whether there may be more."""
-        pieces: list[bytes] = []
         size = 0
         try:
             while size < READ:
-                piece = self._tls.read(READ)
-                if not piece:  # close_notify
+                count = cast(int, self._tls.read(READ - size, _PLAIN[size:] if size else _PLAIN))
+                if not count:  # close_notify
                     self._loop.call_soon(self._done)
-                    return b"".join(pieces), False
-                pieces.append(piece)
-                size += len(piece)
+                    return bytes(_PLAIN[:size]), False
+                size += count
+                # To ask for more when there is none is an exception, which costs more than to look.
+                if not (self._incoming.pending or self._eof or self._tls.pending()):
+                    return bytes(_PLAIN[:size]), False
         except ssl.SSLWantReadError:
             if self._eof:
                 self._loop.call_soon(self._fail, ConnectionResetError("the peer closed without a close_notify"))
-            return b"".join(pieces), False
+            return bytes(_PLAIN[:size]), False
         except ssl.SSLZeroReturnError:
             self._loop.call_soon(self._done)
-            return b"".join(pieces), False
+            return bytes(_PLAIN[:size]), False
         except ssl.SSLError as error:
             self._loop.call_soon(self._fail, error)
-            return b"".join(pieces), False
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces), True
+            return bytes(_PLAIN[:size]), False
+        return bytes(_PLAIN), True
 
     def _discard(self) -> None:
         """After `close`: drops what comes, and closes the TCP connection when the peer has closed too."""
