@@ -51,7 +51,7 @@ def test_a_kubeconfig_file_is_private(api: FakeApi, home: Path, mooring: Run) ->
 
 
 def test_what_is_wished_is_asked_for(api: FakeApi, home: Path, mooring: Run) -> None:
-    words = ("--contexts", "fqdn, nodes", "--prefer-direct", "--prefix", "w-", "--current", "lab-fqdn")
+    words = ("--contexts", "fqdn, nodes", "--prefer-direct", "--prefix", "w-", "--current-context", "lab-fqdn")
     assert mooring("kubeconfig", *words, "-o", home / "kc").exit_code == 0
     wished = {"contexts": ["fqdn", "nodes"], "prefer_direct": True, "prefix": "w-", "current_context": "lab-fqdn"}
     assert api.asked[0].body == {"mode": "exec", **wished, "path": str(home / "kc")}

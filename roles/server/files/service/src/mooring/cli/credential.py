@@ -42,6 +42,7 @@ _LOCK_WAIT: Final = 20.0
 _CONNECT: Final = 10.0
 _CONNECT_WITH_TOKEN: Final = 2.0
 _READ: Final = 15.0
+_READ_QUIETLY: Final = 5.0
 
 
 class Kept(msgspec.Struct, omit_defaults=True):
@@ -197,7 +198,8 @@ def _fetch(wanted: Wanted, now: float, *, wait: bool, hurry: bool) -> Kept:
             body["wait_seconds"] = 0
     else:
         body |= {"ttl_seconds": _ttl(wanted.login, now), "description": f"mooring credential, {wanted.cluster}"}
-    with Client(wanted.login, timeout=_READ, connect=_CONNECT_WITH_TOKEN if hurry else _CONNECT) as client:
+    read, connect = _READ if wait else _READ_QUIETLY, _CONNECT_WITH_TOKEN if hurry or not wait else _CONNECT
+    with Client(wanted.login, timeout=read, connect=connect) as client:
         made = client.post("tokens", body)
     return Kept(
         token=made["token"],

@@ -33,7 +33,13 @@ _MAX_KEPT: Final = 50
     help="Have kubectl ask 'mooring credential' (renews by itself), or put tokens into the file.",
 )
 @click.option("--ttl", "ttl_seconds", type=Duration(), help="With --token: how long the tokens live, such as 12h.")
-@click.option("--current", type=NameOf("clusters"), help="The cluster or context that is current in the file.")
+@click.option(
+    "--current",
+    "--current-context",
+    "current",
+    type=NameOf("clusters"),
+    help="The cluster or context that is current in the file.",
+)
 @click.option(
     "--prefer-direct",
     is_flag=True,
