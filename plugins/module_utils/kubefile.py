@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 
 from ansible_collections.mooring.fleet.plugins.module_utils.client import MooringError
@@ -24,6 +25,35 @@ LISTS = (("clusters", "cluster"), ("users", "user"), ("contexts", "context"))
 MARK = "mooring.fleet"
 FACTS = "mooring.fleet.kubeconfig"
 LOCK_SECONDS = 10
+SAFE = re.compile(r"[A-Za-z_/][A-Za-z0-9_./:@=+-]+$")
+
+if yaml is not None:
+
+    class Loader(yaml.SafeLoader):
+        """Reads as kubectl does, whose YAML has other numbers and dates than Python's: C(12:30) is a text there, and a
+        key that is there twice is a mistake."""
+
+        yaml_implicit_resolvers = dict(
+            (first, [pair for pair in pairs if pair[0].rsplit(":", 1)[1] in ("bool", "null", "merge")])
+            for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        )
+
+        def construct_mapping(self, node, deep=False):
+            found = super().construct_mapping(node, deep)
+            if len(found) < len(node.value):
+                raise yaml.constructor.ConstructorError(None, None, "a key is there twice", node.start_mark)
+            return found
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[.][0-9]+$"), list("-+0123456789"))
+
+    class Dumper(yaml.SafeDumper):
+        """Writes in quotes whatever kubectl could take for something else than a text, such as C(1e3) or C(y)."""
+
+    def quoted(dumper, text):
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if SAFE.match(text) else '"')
+
+    Dumper.add_representer(str, quoted)
 
 
 def load(text, path):
@@ -31,7 +61,7 @@ def load(text, path):
     if yaml is None:
         raise MooringError("merge needs the Python package PyYAML where the module runs")
     try:
-        document = yaml.safe_load(text or "") or {}
+        document = yaml.load(text or "", Loader=Loader) or {}  # noqa: S506 - it is a safe one
     except yaml.YAMLError as e:
         raise MooringError("dest %s is not YAML, so nothing can be merged into it: %s" % (path, e)) from e
     lists = [document.get(key) or [] for key, _kind in LISTS] if isinstance(document, dict) else [None]
@@ -41,7 +71,7 @@ def load(text, path):
 
 
 def dump(document):
-    return yaml.safe_dump(document, default_flow_style=False, sort_keys=False, allow_unicode=True)
+    return yaml.dump(document, Dumper=Dumper, default_flow_style=False, sort_keys=False, allow_unicode=True)
 
 
 def mark_of(entry, kind):

@@ -84,7 +84,8 @@ extends_documentation_fragment:
   - mooring.fleet.connection
   - mooring.fleet.attributes
 notes:
-  - The file is kept while it is unchanged, names the wished clusters, and its tokens are in force.
+  - The file is kept while it is unchanged but for its current context, names the wished clusters, and its tokens are in
+    force.
 seealso:
   - module: mooring.fleet.token
 """
@@ -158,6 +159,7 @@ from ansible_collections.mooring.fleet.plugins.module_utils.times import parse_t
 MARK = "# written by mooring.fleet.kubeconfig "
 # A token is mrg_<id>_<secret>, that of an endpoint mre_<id>_<secret>: the id is enough to ask for its state.
 TOKEN_ID = re.compile(r"\bmr[ge]_([te]-[a-z2-7]{12})_")
+CURRENT = re.compile(r"^current-context:.*\n?", re.M)
 RENEW_BEFORE = 3600  # seconds
 MAX_FILE = 16 * 1024 * 1024  # bytes
 
@@ -166,9 +168,14 @@ def digest(text):
     return hashlib.sha256(to_bytes(text)).hexdigest()
 
 
+def fixed(body):
+    """The body without what C(mooring credential) may change in it: which context is current."""
+    return CURRENT.sub("", body)
+
+
 def render(body, facts):
     """The file's text: the mark with the facts and the body's hash, then the body."""
-    return "%s%s\n%s" % (MARK, json.dumps(dict(facts, sha256=digest(body)), sort_keys=True), body)
+    return "%s%s\n%s" % (MARK, json.dumps(dict(facts, sha256=digest(fixed(body))), sort_keys=True), body)
 
 
 def parse(text):
@@ -180,7 +187,7 @@ def parse(text):
         facts = json.loads(first[len(MARK) :])
     except ValueError:
         return None, text
-    if not isinstance(facts, dict) or facts.pop("sha256", None) != digest(body):
+    if not isinstance(facts, dict) or facts.pop("sha256", None) != digest(fixed(body)):
         return None, text
     return facts, body
 

@@ -211,6 +211,34 @@ def test_what_cannot_be_merged_stays(run_module, dest, text, why):
     assert dest.read_text() == text
 
 
+def test_another_current_context_is_no_reason_to_write_it(run_module, dest):
+    run_module("kubeconfig", dest=str(dest), mode="exec", prefer_direct=True)
+    dest.write_text(dest.read_text().replace("current-context: lyon", "current-context: paris"))
+    assert not run_module("kubeconfig", dest=str(dest), mode="exec", prefer_direct=True)["changed"]
+    assert "current-context: paris" in dest.read_text()
+
+
+def test_what_kubectl_reads_as_text_stays_text(run_module, dest):
+    dest.write_text(
+        "users:\n- name: 12:30\n  user: {token: 1e3, username: 0123, password: y, num: 7, part: 1.5, yes_: true}\n"
+    )
+    run_module("kubeconfig", dest=str(dest), merge=True)
+    text = dest.read_text()
+    for line in (
+        'name: "12:30"',
+        'token: "1e3"',
+        'username: "0123"',
+        'password: "y"',
+        "num: 7",
+        "part: 1.5",
+        "yes_: true",
+    ):
+        assert line in text
+    dest.write_text("users: []\nusers: []\n")
+    with pytest.raises(Failed, match="a key is there twice"):
+        run_module("kubeconfig", dest=str(dest), merge=True)
+
+
 def test_a_lock_of_kubectl_is_waited_for(run_module, dest, monkeypatch):
     from ansible_collections.mooring.fleet.plugins.module_utils import kubefile
 
