@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fuzz import http_targets, parser_targets, tunnel_targets
+from mooring.wire.endpoint import Index, Settings, Shard, Token, User, body_of
+
+from fuzz import endpoint_targets, http_targets, parser_targets, tunnel_targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,4 +305,35 @@ TARGETS: dict[str, Target] = {
         600,
     ),
     "kubeconfig": Target(parser_targets.kubeconfigs, (KUBECONFIG,), YAML_WORDS, 500),
+    "reviews": Target(
+        endpoint_targets.reviews,
+        (endpoint_targets.TOKEN_REVIEW, endpoint_targets.ACCESS_REVIEW, b"{}"),
+        (
+            endpoint_targets.TOKEN.encode(),
+            b'"authentication.k8s.io/v1"',
+            b'"authentication.k8s.io/v1beta1"',
+            b'"authorization.k8s.io/v1"',
+            b'"TokenReview"',
+            b'"SubjectAccessReview"',
+            b'"audiences":["',
+            b'"extra":{"mooring.fleet/token-id":["e-',
+            b'"status":{"authenticated":true',
+            b'"spec":{',
+            b"null",
+            b"\\u0000",
+            b'"groups":["system:masters"]',
+        ),
+        800,
+    ),
+    "endpoint": Target(
+        endpoint_targets.documents,
+        (
+            body_of(Index(settings=Settings(prefix="m:"), registered_at=1.0, shards={1: "a" * 64})),
+            body_of(Shard(number=3, users=(User(id="u", name="tem:a", uid="1", groups=("g",)),))),
+            body_of(Shard(number=3, users=(User(id="u", name="b", uid="1", tokens=(Token("e-a", b"h" * 32, 1.0),)),))),
+            b"MREI1\n\0\0\0\2{}",
+        ),
+        (b"tem:masters", b"system:", b"users", b"tokens", b"prefix", b"shards", b"\xcb\x7f\xf8\0\0\0\0\0\0"),
+        600,
+    ),
 }

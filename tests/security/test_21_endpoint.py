@@ -10,10 +10,13 @@ stands in the cluster, with the server gone or slow. Guards: `webhook/copy.py` (
 from __future__ import annotations
 
 import base64
+import http.client
 import json
+import random
 import signal
 import socket
 import ssl
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -90,6 +93,36 @@ def test_no_token_but_a_good_one_lets_anybody_in(direct: Direct, bob: Person) ->
         "{}",
     ]
     assert [text[:40] for text in bad if direct.whoami(text) is not None] == []
+
+
+def test_how_long_an_answer_takes_does_not_say_which_ids_there_are(direct: Direct, bob: Person) -> None:
+    """A test of means, over the wire: of ids that there are and of ids that there are not, in random turn, with a wrong
+    secret each. Welch's t stays where chance alone puts it."""
+    tokens = [direct.sealer.token(bob) for _unused in range(50)]
+    let_in(direct, bob)
+    secret = Sealer().token(person("eve"))[-52:]
+    known = [f"mre_{token_id(token)}_{secret}" for token in tokens]
+    unknown = [f"mre_{token_id(Sealer().token(person('eve')))}_{secret}" for _unused in tokens]
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", direct.auth.port, context=direct.auth.context(pair=direct.auth.client), timeout=30
+    )
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _unused in range(4000):
+        kind = random.random() < 0.5
+        token = random.choice(known if kind else unknown)
+        body = json.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}})
+        begin = time.perf_counter()
+        connection.request("POST", "/authenticate", body)
+        answer = connection.getresponse().read()
+        times[kind].append(time.perf_counter() - begin)
+        assert b'"authenticated":false' in answer
+    connection.close()
+    # What a busy machine adds says nothing: of each the quicker half.
+    halves = [sorted(times[kind])[: len(times[kind]) // 2] for kind in (True, False)]
+    means = [statistics.fmean(half) for half in halves]
+    error = sum(statistics.variance(half) / len(half) for half in halves) ** 0.5
+    print(f"means {means[0] * 1e6:.2f} and {means[1] * 1e6:.2f} us, t = {(means[0] - means[1]) / error:.2f}")
+    assert abs(means[0] - means[1]) < max(5 * error, 2e-6)
 
 
 def test_a_hash_from_another_cluster_is_worth_nothing_here(direct: Direct, bob: Person) -> None:

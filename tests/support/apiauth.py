@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from mooring.kube.rights import api_auth_rules
 from testbed import pki
@@ -40,13 +40,24 @@ OUTER_CACHE = 10.0
 """Seconds for which a kube-apiserver believes a token, whatever its flags say."""
 
 
-def caller(path: Path, url: str, ca: Path, user: pki.Pair | None) -> Path:
+class Facts(Protocol):
+    """What kube-api-auth is told of its cluster."""
+
+    @property
+    def cluster_id(self) -> str: ...
+    @property
+    def cluster_uid(self) -> str: ...
+    @property
+    def policy_key(self) -> str: ...
+
+
+def caller(path: Path, url: str, ca: Path, user: pki.Pair) -> Path:
     """A kubeconfig by which an API server calls a webhook."""
 
     def inline(file: Path) -> str:
         return base64.b64encode(file.read_bytes()).decode()
 
-    who = {"client-certificate-data": inline(user.crt), "client-key-data": inline(user.key)} if user else {}
+    who = {"client-certificate-data": inline(user.crt), "client-key-data": inline(user.key)}
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -85,13 +96,50 @@ class ApiAuth:
     def url(self, path: str) -> str:
         return f"https://127.0.0.1:{self.port}{path}"
 
-    def configure(self, sealer: Sealer, kubeconfig: Path, **more: Any) -> None:
-        """The settings for a cluster."""
+    def flags(self, *, guard: bool = True) -> list[str]:
+        """Arguments of a kube-apiserver that asks it, with `guard` also about what was revoked; writes their files."""
+        arguments = [
+            f"--authentication-token-webhook-config-file={self._caller('authenticate')}",
+            "--authentication-token-webhook-version=v1",
+            "--authentication-token-webhook-cache-ttl=0s",
+        ]
+        return [*arguments, f"--authorization-config={self._authorization()}"] if guard else arguments
+
+    def _caller(self, what: str) -> Path:
+        return caller(self.folder / f"{what}.kubeconfig", self.url(f"/{what}"), self.authority.crt, self.client)
+
+    def _authorization(self) -> Path:
+        webhook = {
+            "authorizedTTL": "1s",
+            "unauthorizedTTL": "1s",
+            "timeout": "3s",
+            "subjectAccessReviewVersion": "v1",
+            "matchConditionSubjectAccessReviewVersion": "v1",
+            "failurePolicy": "Deny",
+            "connectionInfo": {
+                "type": "KubeConfigFile",
+                "kubeConfigFile": str(self._caller("revocation")),
+            },
+            "matchConditions": [{"expression": GUARD}],
+        }
+        config = {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "AuthorizationConfiguration",
+            "authorizers": [
+                {"type": "Webhook", "name": "mooring-revocation", "webhook": webhook},
+                {"type": "Node", "name": "node"},
+                {"type": "RBAC", "name": "rbac"},
+            ],
+        }
+        return pki.write_private(self.folder / "authorization.json", json.dumps(config).encode())
+
+    def configure(self, facts: Facts, kubeconfig: Path, **more: Any) -> None:
+        """The settings for a cluster: a `Sealer`, or what a server says of one."""
         self.settings = {
             "listen": f"127.0.0.1:{self.port}",
-            "cluster_id": sealer.cluster_id,
-            "cluster_uid": sealer.cluster_uid,
-            "policy_key": sealer.policy_key,
+            "cluster_id": facts.cluster_id,
+            "cluster_uid": facts.cluster_uid,
+            "policy_key": facts.policy_key,
             "audiences": [AUDIENCE],
             "kubeconfig": str(kubeconfig),
             "state_dir": str(self.state),
@@ -167,50 +215,8 @@ class Direct:
 
     def __init__(self, name: str, folder: Path, run: Run, *, guard: bool = True) -> None:
         self.auth = ApiAuth(folder)
-        client = self.auth.client
-        ca = self.auth.authority.crt
-        arguments = [
-            f"--authentication-token-webhook-config-file={self._caller('authenticate', ca, client)}",
-            "--authentication-token-webhook-version=v1",
-            "--authentication-token-webhook-cache-ttl=0s",
-        ]
-        if guard:
-            arguments.append(f"--authorization-config={self._authorization(ca, client)}")
-        self.plane = ControlPlane(name, audit=True, api_args=arguments, run=run)
+        self.plane = ControlPlane(name, audit=True, api_args=self.auth.flags(guard=guard), run=run)
         self.sealer = Sealer()
-
-    def _caller(self, what: str, ca: Path, client: pki.Pair | None) -> Path:
-        return caller(self.auth.folder / f"{what}.kubeconfig", self.auth.url(f"/{what}"), ca, client)
-
-    def trust(self, ca: Path, client: pki.Pair | None) -> None:
-        """Write anew by what the API server knows kube-api-auth; it reads the files when it starts."""
-        for what in ("authenticate", "revocation"):
-            self._caller(what, ca, client)
-
-    def _authorization(self, ca: Path, client: pki.Pair) -> Path:
-        webhook = {
-            "authorizedTTL": "1s",
-            "unauthorizedTTL": "1s",
-            "timeout": "3s",
-            "subjectAccessReviewVersion": "v1",
-            "matchConditionSubjectAccessReviewVersion": "v1",
-            "failurePolicy": "Deny",
-            "connectionInfo": {
-                "type": "KubeConfigFile",
-                "kubeConfigFile": str(self._caller("revocation", ca, client)),
-            },
-            "matchConditions": [{"expression": GUARD}],
-        }
-        config = {
-            "apiVersion": "apiserver.config.k8s.io/v1",
-            "kind": "AuthorizationConfiguration",
-            "authorizers": [
-                {"type": "Webhook", "name": "mooring-revocation", "webhook": webhook},
-                {"type": "Node", "name": "node"},
-                {"type": "RBAC", "name": "rbac"},
-            ],
-        }
-        return pki.write_private(self.auth.folder / "authorization.json", json.dumps(config).encode())
 
     # --- life
 
