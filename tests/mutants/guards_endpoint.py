@@ -238,4 +238,96 @@ KUBE_API_AUTH: tuple[Guard, ...] = (
         FOLLOW + "::test_the_link_is_told_and_what_it_is_not_is_unknown"),
 )  # fmt: skip
 
-GUARDS: tuple[Guard, ...] = (*DELIVERY, *KUBE_API_AUTH)
+
+BOOK_OF_TOKENS = UNIT + "control/test_endpointbook.py"
+CONTROLLER = UNIT + "control/test_endpoints.py"
+STATUS = UNIT + "control/test_endpointstatus.py"
+ROUTE = UNIT + "api/test_agentendpoint.py"
+INDEX = UNIT + "authn/test_index.py"
+
+AS_THE_PROXY = BOOK_OF_TOKENS + "::test_the_shards_let_in_whom_the_proxy_lets_in"
+ELSEWHERE = INDEX + "::test_a_token_for_an_endpoint_opens_nothing_here"
+
+SERVER: tuple[Guard, ...] = (
+    off("endpoint-tokens-open-nothing-here", 21, "authn/index.py",
+        "            if token.audience == self._audience:\n                self._put_token(token)\n",
+        "            self._put_token(token)\n", ELSEWHERE),
+    off("endpoint-tokens-stay-out-of-commits", 21, "authn/index.py",
+        "if token is None or token.audience == audience}", "}", ELSEWHERE,
+        UNIT + "bus/test_bus.py::test_workers_hear_nothing_of_endpoints"),
+    off("endpoint-tokens-are-not-in-a-snapshot", 21, "store/sql/store.py",
+        '                TokenRow.audience == "server",\n', "",
+        UNIT + "store/test_repositories.py::test_tokens_for_endpoints_are_told_apart_from_those_for_the_server"),
+    off("server-tokens-are-not-for-endpoints", 21, "control/endpointbook.py",
+        'if token.audience != "endpoint" or token.cluster_id is None', "if token.cluster_id is None",
+        BOOK_OF_TOKENS + "::test_a_token_without_an_end_or_for_the_server_is_not_held"),
+    off("endpoint-tokens-have-an-end", 21, "control/endpointbook.py",
+        " or token.expires_at is None:", ":",
+        BOOK_OF_TOKENS + "::test_a_token_without_an_end_or_for_the_server_is_not_held"),
+    off("endpoint-token-is-of-its-cluster", 21, "wire/endpoint.py", ", cluster_id.encode(), secret", ", secret",
+        UNIT + "authn/test_tokens.py::test_a_token_for_an_endpoint_is_none_of_ours_and_is_of_its_cluster"),
+    off("revoked-tokens-leave-the-endpoint", 21, "control/endpointbook.py",
+        "        if token.revoked_at is not None:\n            return self.drop(token.id)\n", "", AS_THE_PROXY,
+        CONTROLLER + "::test_a_revocation_is_told_within_a_fifth_of_a_second"),
+    off("expired-tokens-leave-the-endpoint", 21, "control/endpointbook.py",
+        "if token.expires_at + grace <= now]:", "if False]:",
+        CONTROLLER + "::test_nothing_that_expired_is_rendered_even_before_a_sweep"),
+    off("who-may-not-enter-leaves-the-endpoint", 21, "control/endpointbook.py",
+        "if user is None or until <= now:", "if user is None:", AS_THE_PROXY,
+        CONTROLLER + "::test_who_may_not_enter_any_more_leaves"),
+    off("a-right-that-ends-says-so-at-the-endpoint", 21, "control/endpointdocs.py",
+        "until=None if holder.until == inf else holder.until,", "until=None,", AS_THE_PROXY,
+        CONTROLLER + "::test_a_binding_that_ends_says_until_when"),
+    off("disabled-users-are-told-to-the-endpoint", 21, "control/endpointdocs.py",
+        "enabled=user.enabled,", "enabled=True,", AS_THE_PROXY,
+        CONTROLLER + "::test_who_is_disabled_stays_to_be_told_so_and_who_is_gone_leaves"),
+    off("changes-of-users-reach-the-endpoint", 21, "control/endpoints.py",
+        "if user is None else self._book.of_user(user_id)", "if user is None else set()", AS_THE_PROXY),
+    off("deleted-users-leave-the-endpoint", 21, "control/endpoints.py",
+        "self._book.forget_user(user_id) if user is None", "set() if user is None",
+        CONTROLLER + "::test_who_is_disabled_stays_to_be_told_so_and_who_is_gone_leaves"),
+    off("changes-of-rights-reach-the-endpoint", 21, "control/endpoints.py",
+        "        places |= self._take_members(delta.members)\n", "", AS_THE_PROXY),
+    off("groups-that-lose-a-right-reach-the-endpoint", 21, "control/endpointbook.py",
+        "        if groups:\n            found.update(", "        if False:\n            found.update(", AS_THE_PROXY),
+    off("other-ends-reach-the-endpoint", 21, "control/endpointbook.py", "    if facts:\n", "    if False:\n",
+        AS_THE_PROXY, CONTROLLER + "::test_a_binding_that_ends_says_until_when"),
+    off("an-endpoint-that-is-off-is-empty", 21, "control/endpoints.py",
+        "shards = dict(known.shards) if facts.settings is not None else {}", "shards = dict(known.shards)",
+        CONTROLLER + "::test_turning_it_off_empties_the_cluster"),
+    off("revisions-are-given-out-once", 21, "store/sql/clusters.py",
+        "values(endpoint_revision=before + count)", "values(endpoint_revision=before)",
+        UNIT + "store/test_repositories.py::test_revisions_of_an_endpoint_are_given_out_once",
+        CONTROLLER + "::test_revisions_go_up_over_restarts_and_the_digest_stays"),
+    off("a-restored-database-goes-on-above", 21, "control/endpoints.py",
+        "            known.floor = max(known.floor, status.revision)\n", "",
+        CONTROLLER + "::test_a_database_that_was_restored_goes_on_above_what_the_agent_has"),
+    off("delivered-means-the-index-of-then", 21, "control/endpoints.py",
+        "while known.held < wanted and not known.gone", "while not known.held and not known.gone",
+        CONTROLLER + "::test_who_waits_is_not_answered_by_an_index_from_before_their_token"),
+    off("delivered-means-that-token", 21, "control/endpoints.py",
+        " and made is not None and token_id in made.ids", "",
+        CONTROLLER + "::test_a_token_that_is_not_let_in_is_not_delivered"),
+    off("a-size-keeps-no-revocation-back", 17, "control/endpointdocs.py",
+        "if data or not users:", "if True:",
+        BOOK_OF_TOKENS + "::test_what_has_no_room_is_left_out_and_not_the_change"),
+    off("endpoint-tokens-of-a-user-are-bounded", 17, "api/issue.py",
+        ">= endpoint.MAX_TOKENS_PER_USER:", ">= 10**9:", ROUTE + "::test_who_has_too_many_gets_no_more"),
+    off("endpoint-tokens-of-a-cluster-are-bounded", 17, "api/issue.py",
+        ">= endpoint.MAX_TOKENS:", ">= 10**9:", ROUTE + "::test_who_has_too_many_gets_no_more"),
+    off("endpoint-documents-are-for-its-agent", 21, "api/agentendpoint.py",
+        "    identity = agentdoor.admit(services, request)\n",
+        "    from mooring.authn.agents import AgentIdentity\n\n"
+        "    identity = AgentIdentity(services.index.clusters()[0].id, \"\", 0.0, b\"\")\n",
+        ROUTE + "::test_nobody_else_gets_anything"),
+    off("an-agents-ca-is-certificates", 21, "control/endpointstatus.py",
+        '    return "".join(one.public_bytes(Encoding.PEM).decode() for one in found)\n', "    return pem\n",
+        STATUS + "::test_no_key_and_nothing_else_comes_with_certificates"),
+    off("an-agents-node-is-an-address", 21, "control/endpointstatus.py", " and is_host(node.host)", "",
+        STATUS + "::test_a_node_that_is_none_is_left_out"),
+    off("an-agents-url-is-host-and-port", 21, "control/endpointstatus.py",
+        "is_url(said.serving.url) and bool(serving_ca)", "bool(serving_ca)",
+        STATUS + "::test_a_url_that_leads_elsewhere_is_left_out"),
+)  # fmt: skip
+
+GUARDS: tuple[Guard, ...] = (*DELIVERY, *KUBE_API_AUTH, *SERVER)

@@ -148,4 +148,7 @@ async def test_who_has_too_many_gets_no_more(world: Any, monkeypatch: pytest.Mon
     with pytest.raises(Problem, match="there are 3 tokens for the endpoint of 'prod'"):
         await another(admin)
     world.clock.advance(61)
+    with pytest.raises(Problem, match="there are 3 tokens"):
+        await another()
+    world.clock.advance(600)
     await another()

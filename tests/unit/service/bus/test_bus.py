@@ -353,11 +353,30 @@ async def test_agents_hear_what_they_are_told_at_every_worker_and_when_they_conn
     assert {message["revision"] for message in bare.heard} == {3}
 
 
+async def test_what_an_agent_is_told_of_one_kind_does_not_take_the_place_of_another(bus: Bus) -> None:
+    one = await bus.join(0)
+    here: list[Told] = []
+    first = agent(one, "c-lab", here)
+    await until(lambda: bus.heard)
+    policy, endpoint = {"kind": "policy", "revision": 1}, {"kind": "endpoint", "revision": 7}
+    for message in (policy, endpoint, policy | {"revision": 2}):
+        bus.roster.tell("c-lab", message)
+    await until(lambda: len(first.heard) == 3)
+    replica = agent(one, "c-lab", here)
+    assert replica.heard == [{"kind": "policy", "revision": 2}, endpoint]
+    here.clear()
+    one.says("c-lab", False)
+    again = agent(one, "c-lab", here)
+    await until(lambda: len(again.heard) == 2)
+    assert again.heard == replica.heard
+
+
 async def test_a_control_process_that_was_replaced_hears_the_last_of_each_kind(bus: Bus) -> None:
     worker = await bus.join(0)
     worker.hub.clusters = lambda: ["c-lab"]  # type: ignore[method-assign]
     policy: dict[str, Any] = {"kind": "policy-status", "drift": [{"object": "o"}]}
-    for message in ({"kind": "status", "node_count": 1}, policy | {"applied": 1}, policy | {"applied": 2}):
+    endpoint = {"kind": "endpoint-status", "revision": 3}
+    for message in ({"kind": "status", "node_count": 1}, policy | {"applied": 1}, endpoint, policy | {"applied": 2}):
         for callback in worker.hub.on_message:
             callback("c-lab", message)
     await bus.roster.aclose()
@@ -369,6 +388,7 @@ async def test_a_control_process_that_was_replaced_hears_the_last_of_each_kind(b
     assert said == [
         ("c-lab", {"kind": "status", "node_count": 1}),
         ("c-lab", {"kind": "policy-status", "applied": 2}),
+        ("c-lab", endpoint),
     ]
     assert bus.roster.first_use(AgentIdentity("c-lab", "jti-number-1", NOW + 90, b"k"))
     assert await worker.claim("no-such-jti") is True

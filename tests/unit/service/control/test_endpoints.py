@@ -407,8 +407,10 @@ async def test_where_there_is_a_grace_expired_tokens_stay_for_it(realm: Realm) -
 
 
 async def test_who_is_disabled_stays_to_be_told_so_and_who_is_gone_leaves(realm: Realm) -> None:
+    await realm.enter(realm.prod, realm.ops)
     for user in (realm.bob, realm.eve):
-        await realm.enter(realm.prod, user)
+        async with realm.store.write() as tx:
+            await tx.users.set_groups(user.id, [realm.ops.id], realm.clock.now())
         await realm.issue(user, realm.prod)
     await realm.settled()
     async with realm.store.write() as tx:
@@ -554,6 +556,7 @@ async def test_a_token_is_delivered_when_the_agent_has_the_index_that_holds_it(r
     await realm.told(realm.prod, 2)
     realm.report(realm.prod, digest=old)
     realm.report(realm.prod, digest="0" * 64)
+    realm.report(realm.prod, problem="the shard 3 was refused")
     realm.hub.say(realm.prod, kind="policy-status", digest=realm.control.digest(realm.prod.id))
     realm.report(realm.test)
     await asyncio.sleep(0.05)

@@ -14,6 +14,8 @@ from mooring.store.records import Audience, Cluster, Token, User
 from mooring.wire import endpoint
 
 MAX_TOKENS_PER_USER = 1000
+SWEPT = 600
+"""Seconds after which a token that has ended is out of its cluster for sure, where the agent is connected."""
 
 
 async def issue(
@@ -56,7 +58,9 @@ async def issue_endpoint(
             f"the user {user.name!r} has {endpoint.MAX_TOKENS_PER_USER} tokens for the endpoint of {cluster.name!r}",
             hint="revoke some, or wait until they expire",
         )
-    if await active(None, now, audience="endpoint", cluster_id=cluster.id) >= endpoint.MAX_TOKENS:
+    # Those that have just ended are still in the cluster, and count against the same bound there.
+    gone = now - cluster.endpoint.grace_seconds - SWEPT
+    if await active(None, gone, audience="endpoint", cluster_id=cluster.id) >= endpoint.MAX_TOKENS:
         raise conflict(
             "too_many_tokens",
             f"there are {endpoint.MAX_TOKENS} tokens for the endpoint of {cluster.name!r}",

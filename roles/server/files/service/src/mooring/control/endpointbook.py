@@ -120,15 +120,13 @@ class TokenBook:
         """The shards of a cluster in which there are tokens."""
         return {number for number, users in enumerate(self._clusters.get(cluster_id, ())) if users}
 
-    def entered(self, cluster_id: str, before: Members, after: Members, facts: Facts) -> set[int]:
-        """The shards of a cluster with users for whom it may matter that others may enter it now than before."""
+    def moved(self, before: Members, after: Members, facts: Facts) -> set[str]:
+        """The ids of users with tokens for whom it may matter that others may enter a cluster now than before. It costs
+        as much as there are such users, and no more for many clusters that all changed alike."""
         users, groups = _moved(before, after)
-        if not users and not groups:
-            return set()
-        found = set()
-        for number, held in enumerate(self._clusters.get(cluster_id, ())):
-            if any(user_id in users or _in_any(facts.user(user_id), groups) for user_id in held):
-                found.add(number)
+        found = {user_id for user_id in users if user_id in self._of_user}
+        if groups:
+            found.update(user_id for user_id in self._of_user if _in_any(facts.user(user_id), groups))
         return found
 
     def holders(self, cluster_id: str, number: int, facts: Facts, now: float, grace: float) -> Holders:

@@ -93,7 +93,7 @@ class _Known:
     index: bytes = b""
     digest: str = ""
     past: OrderedDict[str, int] = field(default_factory=OrderedDict)  # digest -> `shown` of the index that had it
-    reported: str = ""
+    reported: str = ""  # the digest of what its agent says is there as a whole
     waiting_since: float | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -214,12 +214,7 @@ class EndpointController:
             places |= self._book.drop(token_id) if token is None else self._book.put(token)
         for user_id, user in delta.users.items():
             places |= self._book.forget_user(user_id) if user is None else self._book.of_user(user_id)
-        for cluster_id, members in delta.members.items():
-            known = self._clusters.get(cluster_id)
-            if known is not None:
-                moved = self._book.entered(cluster_id, known.members, members, self._index)
-                places |= {(cluster_id, number) for number in moved}
-                known.members = members
+        places |= self._take_members(delta.members)
         wanted: dict[str, set[int]] = {}
         for cluster_id, number in places:
             wanted.setdefault(cluster_id, set()).add(number)
@@ -241,6 +236,20 @@ class EndpointController:
             on = facts.settings is not None
             anew = (facts.uid, on, facts.grace) != (before.uid, before.settings is not None, before.grace)
             self._want(cluster_id, self._all_of(known) if anew else set())
+
+    def _take_members(self, changed: Mapping[str, Members]) -> set[Place]:
+        """Where others may enter than before. A binding that reaches all clusters changes them all alike."""
+        alike: dict[tuple[int, int], tuple[Members, Members, set[str]]] = {}
+        for cluster_id, after in changed.items():
+            known = self._clusters.get(cluster_id)
+            if known is not None:
+                before, known.members = known.members, after
+                alike.setdefault((id(before), id(after)), (before, after, set()))[2].add(cluster_id)
+        places: set[Place] = set()
+        for before, after, cluster_ids in alike.values():
+            for user_id in self._book.moved(before, after, self._index):
+                places.update(place for place in self._book.of_user(user_id) if place[0] in cluster_ids)
+        return places
 
     def _know(self, cluster: Cluster) -> None:
         known = _Known(cluster.id, _facts(cluster), self._index.members_of(cluster.id))
@@ -424,8 +433,8 @@ class EndpointController:
         known = self._clusters.get(cluster_id)
         if status is None or known is None:
             return
-        known.reported = status.digest
-        self._note_held(known, status.digest)
+        known.reported = "" if status.problem else status.digest
+        self._note_held(known, known.reported)
         other = status.digest != known.digest
         if known.digest and (status.revision > known.revision or (other and status.revision == known.revision)):
             # The database is older than what the agent has: it was restored. An agent takes no lower revision.
