@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mooring.authn.index import Index, Unauthenticated
-from mooring.control import endpointdocs
+from mooring.control import endpointbook, endpointdocs
 from mooring.control.endpointbook import Holder, Holders, TokenBook
 from mooring.control.endpointdocs import Documents, Whose
 from mooring.control.endpoints import EndpointController
@@ -145,6 +145,7 @@ class Both:
         twins = {key: token and replace(token, audience="server") for key, token in fit.items()}
         self.index.apply(replace(delta, tokens=twins))
         self.control.committed(delta)
+        self.given = {place: held for place, held in self.given.items() if place[0] in self.clusters}
         for cluster_id, numbers in self.control._due.items():
             for number in numbers:
                 self.given[cluster_id, number] = self.made(cluster_id, number)
@@ -155,7 +156,8 @@ class Both:
         if known.facts.settings is None:
             return []
         now, grace = self.clock.now(), known.facts.grace
-        holders = self.control._book.holders(cluster_id, number, self.index, now, grace)
+        book = self.control._book
+        holders = book.holders(cluster_id, book.user_ids(cluster_id, number), self.index, now, grace)
         body = body_of(Shard(number=number, users=tuple(map(endpointdocs._user, holders.holders))))
         return list(msgspec.msgpack.decode(body, type=Shard).users)
 
@@ -212,25 +214,41 @@ def test_what_ends_is_swept_away(steps: list[Delta]) -> None:
     both = Both()
     for step in (Delta(users={user.id: user for user in USERS}), *steps):
         both.apply(step)
-    ends = {
-        (cluster_id, number): both.control._book.holders(cluster_id, number, both.index, NOW, known.facts.grace)
-        for cluster_id, known in both.control._clusters.items()
-        for number in range(SHARDS)
-    }
-    for (cluster_id, number), before in ends.items():
+    book = both.control._book
+
+    def holders(cluster_id: str, number: int, now: float) -> Holders:
         grace = both.control._clusters[cluster_id].facts.grace
-        assert before.next_end > NOW
-        if before.next_end < inf:
-            just = both.control._book.holders(cluster_id, number, both.index, before.next_end - 0.001, grace)
-            assert just == before
-            then = both.control._book.holders(cluster_id, number, both.index, before.next_end, grace)
-            assert then.next_end > before.next_end
+        return book.holders(cluster_id, book.user_ids(cluster_id, number), both.index, now, grace)
+
+    for cluster_id in both.control._clusters:
+        for number in range(SHARDS):
+            before = holders(cluster_id, number, NOW)
+            assert before.next_end > NOW
+            if before.next_end < inf:
+                assert holders(cluster_id, number, before.next_end - 0.001) == before
+                assert holders(cluster_id, number, before.next_end).next_end > before.next_end
     both.clock.advance(1_000)
     for cluster_id in both.control._clusters:
         for number in range(SHARDS):
             both.made(cluster_id, number)
     live = {cluster_id for cluster_id, known in both.control._clusters.items() if known.facts.settings is not None}
     assert not any(cluster_id in live for cluster_id, _unused in both.control._book._places.values())
+
+
+def test_where_many_are_concerned_they_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpointbook, "MANY", 1)
+    both = Both()
+    bob, eve = USERS[:2]
+    tokens = {token.id: token for token in TOKENS}
+    both.apply(Delta(clusters={one.id: replace(one, endpoint=EndpointSettings()) for one in CLUSTERS}))
+    both.apply(Delta(users={user.id: user for user in USERS}, tokens=tokens))
+    here, there = CLUSTERS[0].id, CLUSTERS[1].id
+    both.apply(Delta(members={here: Members({bob.id: "m-1"})}))
+    assert both.direct(here, NOW) == {t.id for t in TOKENS if (t.user_id, t.cluster_id) == (bob.id, here)}
+    both.apply(Delta(members={here: Members({bob.id: "m-1", eve.id: "m-2"}, {GROUPS[0][0]: "m-3"})}))
+    both.apply(Delta(members={here: Members({}, {GROUPS[0][0]: "m-3"}), there: Members({USERS[2].id: "m-4"})}))
+    assert both.direct(here, NOW) == set()
+    assert both.direct(there, NOW) == {t.id for t in TOKENS if (t.user_id, t.cluster_id) == (USERS[2].id, there)}
 
 
 def test_a_token_without_an_end_or_for_the_server_is_not_held() -> None:

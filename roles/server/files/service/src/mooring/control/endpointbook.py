@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from typing import Final, Protocol
 
 from mooring.store.records import Members, Token, User
 from mooring.wire import endpoint
 from mooring.wire.endpoint import SHARDS, shard_of
 
+MANY: Final = 10_000
+"""Users that are looked at one by one within a commit, at most."""
 Place = tuple[str, int]
 """A shard: the id of its cluster and its number."""
 
@@ -120,22 +122,30 @@ class TokenBook:
         """The shards of a cluster in which there are tokens."""
         return {number for number, users in enumerate(self._clusters.get(cluster_id, ())) if users}
 
-    def moved(self, before: Members, after: Members, facts: Facts) -> set[str]:
-        """The ids of users with tokens for whom it may matter that others may enter a cluster now than before. It costs
-        as much as there are such users, and no more for many clusters that all changed alike."""
+    def moved(self, before: Members, after: Members, facts: Facts) -> set[str] | None:
+        """The ids of users with tokens for whom it may matter that others may enter a cluster now than before; None:
+        whoever it is, since looking would take too long. It costs no more for many clusters that all changed alike."""
         users, groups = _moved(before, after)
+        if len(users) > MANY or (groups and len(self._of_user) > MANY):
+            return None
         found = {user_id for user_id in users if user_id in self._of_user}
         if groups:
             found.update(user_id for user_id in self._of_user if _in_any(facts.user(user_id), groups))
         return found
 
-    def holders(self, cluster_id: str, number: int, facts: Facts, now: float, grace: float) -> Holders:
-        """Who is in the shard at the time `now` (Unix seconds). A token stays for `grace` seconds after its end; what
-        ended before that is forgotten. Who is disabled stays, to be told so."""
+    def user_ids(self, cluster_id: str, number: int) -> list[str]:
+        """Who has tokens that belong into a shard, in the order of their ids."""
+        shards = self._clusters.get(cluster_id)
+        return sorted(shards[number]) if shards else []
+
+    def holders(self, cluster_id: str, user_ids: Iterable[str], facts: Facts, now: float, grace: float) -> Holders:
+        """Who of these users of one shard is in it at the time `now` (Unix seconds). A token stays for `grace` seconds
+        after its end; what ended before that is forgotten. Who is disabled stays, to be told so."""
         found: list[Holder] = []
         next_end = inf
-        shards = self._clusters.get(cluster_id)
-        for user_id, held in sorted(shards[number].items()) if shards else ():
+        for user_id in user_ids:
+            shards = self._clusters.get(cluster_id)
+            held = shards[shard_of(user_id)].get(user_id, {}) if shards else {}
             for token in [token for token in held.values() if token.expires_at + grace <= now]:
                 self.drop(token.id)  # from `held`
             if not held:

@@ -19,10 +19,11 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final, Protocol
 
 from mooring.authn.index import Index
-from mooring.control.endpointbook import Place, TokenBook
+from mooring.control.endpointbook import Holder, Holders, Place, TokenBook
 from mooring.control.endpointdocs import Documents, Made, Whose
 from mooring.control.endpointstatus import EndpointStatuses
 from mooring.lib import logging, metrics
@@ -44,6 +45,7 @@ FETCH_SECONDS: Final = 20.0  # for shards that are not in memory any more
 FETCH_TRIES: Final = 8
 SWEEP: Final = 300.0  # seconds between two looks for what has ended
 REVISIONS: Final = 1024  # taken from the store at a time
+AT_ONCE: Final = 500  # users that are looked at before others get their turn
 REMEMBERED: Final = 64  # digests of a cluster that an agent may still report
 OFF: Final = "off"  # the mode of an endpoint that is no more
 
@@ -247,7 +249,11 @@ class EndpointController:
                 alike.setdefault((id(before), id(after)), (before, after, set()))[2].add(cluster_id)
         places: set[Place] = set()
         for before, after, cluster_ids in alike.values():
-            for user_id in self._book.moved(before, after, self._index):
+            moved = self._book.moved(before, after, self._index)
+            if moved is None:
+                places.update((one, number) for one in cluster_ids for number in self._book.numbers(one))
+                continue
+            for user_id in moved:
                 places.update(place for place in self._book.of_user(user_id) if place[0] in cluster_ids)
         return places
 
@@ -346,7 +352,7 @@ class EndpointController:
             shards = dict(known.shards) if facts.settings is not None else {}
             for number in sorted(numbers) if facts.settings is not None else ():
                 now = self._clock.now()
-                holders = self._book.holders(known.id, number, self._index, now, facts.grace)
+                holders = await self._holders(known.id, number, now, facts.grace)
                 whose = Whose(known.id, facts.uid, revision, now)
                 made = await self._documents.shard(whose, number, holders, shards.pop(number, None))
                 known.ends[number] = made.next_end
@@ -358,6 +364,18 @@ class EndpointController:
                 return  # it is due again already
             else:
                 self._show(known, facts, shards, revision, changes)
+
+    async def _holders(self, cluster_id: str, number: int, now: float, grace: float) -> Holders:
+        """Who is in the shard. Others get their turn while many are looked at; what changes meanwhile is due again."""
+        found: list[Holder] = []
+        next_end = inf
+        user_ids = self._book.user_ids(cluster_id, number)
+        for at in range(0, len(user_ids), AT_ONCE):
+            some = self._book.holders(cluster_id, user_ids[at : at + AT_ONCE], self._index, now, grace)
+            found += some.holders
+            next_end = min(next_end, some.next_end)
+            await asyncio.sleep(0)
+        return Holders(found, next_end)
 
     def _show(self, known: _Known, facts: _Facts, shards: dict[int, Made], revision: int, changes: int) -> None:
         """An index with these shards is what the cluster is to have from now on. Nothing is said if it is as before."""

@@ -57,8 +57,9 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     shards: Mapping[int, str] = {}
 
 
-class Token(msgspec.Struct, frozen=True, array_like=True):
-    """`hash` is `token_hash`, 32 bytes; `expires_at` in Unix seconds."""
+class Token(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """`hash` is `token_hash`, 32 bytes; `expires_at` in Unix seconds. It holds nothing that could hold it again: the
+    collector of garbage need not look at a hundred thousand of them."""
 
     id: str
     hash: bytes

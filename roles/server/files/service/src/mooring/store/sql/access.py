@@ -80,8 +80,20 @@ class SqlTokens(Repository):
         return await self.count(statement)
 
     async def of_endpoints(self, ended_after: float) -> list[Token]:
-        alive = TokenRow.revoked_at.is_(None), or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > ended_after)
-        return await self.records(await self.all(select(TokenRow).where(TokenRow.audience == "endpoint", *alive)))
+        statement = (
+            select(TokenRow.__table__, UserRow.name, ClusterRow.name)
+            .join(UserRow, UserRow.id == TokenRow.user_id)
+            .join(ClusterRow, ClusterRow.id == TokenRow.cluster_id)
+            .where(TokenRow.audience == "endpoint", TokenRow.revoked_at.is_(None))
+            .where(or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > ended_after))
+        )
+        names = [column.name for column in TokenRow.__table__.columns]
+        found = []
+        # There may be a hundred thousand: no objects of the mapper, and others get their turn.
+        async for row in await self.session.stream(statement.execution_options(yield_per=1000)):
+            *values, user, cluster = row
+            found.append(Token(**dict(zip(names, values, strict=True)), user_name=user, cluster_name=cluster))
+        return found
 
     async def revoke(self, token_ids: Iterable[str], now: float) -> None:
         for some in chunks(token_ids):
