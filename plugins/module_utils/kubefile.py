@@ -25,6 +25,9 @@ LISTS = (("clusters", "cluster"), ("users", "user"), ("contexts", "context"))
 MARK = "mooring.fleet"
 FACTS = "mooring.fleet.kubeconfig"
 LOCK_SECONDS = 10
+# Beside our own certificate-authority-data these would make a client trust another CA, or none.
+AGAINST_OURS = ("certificate-authority", "certificate-authority-data", "insecure-skip-tls-verify")
+
 SAFE = re.compile(r"[A-Za-z_/][A-Za-z0-9_./:@=+-]+$")
 
 if yaml is not None:
@@ -62,92 +65,129 @@ def load(text, path):
         raise MooringError("merge needs the Python package PyYAML where the module runs")
     try:
         document = yaml.load(text or "", Loader=Loader) or {}  # noqa: S506 - it is a safe one
-    except yaml.YAMLError as e:
-        raise MooringError("dest %s is not YAML, so nothing can be merged into it: %s" % (path, e)) from e
-    lists = [document.get(key) or [] for key, _kind in LISTS] if isinstance(document, dict) else [None]
-    if not all(isinstance(found, list) and all(isinstance(entry, dict) for entry in found) for found in lists):
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        mark = getattr(e, "problem_mark", None)
+        where = ", line %d: %s" % (mark.line + 1, e.problem) if mark else ""  # no piece of the file: it may be a secret
+        raise MooringError("dest %s is not YAML, so nothing can be merged into it%s" % (path, where)) from e
+    if not isinstance(document, dict) or not all(fits(document.get(key), kind) for key, kind in LISTS):
         raise MooringError("dest %s is no kubeconfig, so nothing can be merged into it" % path)
     return document
+
+
+def fits(entries, kind):
+    """Whether this can be a list of a kubeconfig."""
+    if entries is None:
+        return True
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get(kind) or {}, dict)
+        for entry in entries
+    )
 
 
 def dump(document):
     return yaml.dump(document, Dumper=Dumper, default_flow_style=False, sort_keys=False, allow_unicode=True)
 
 
+def extensions_of(holder):
+    found = (holder or {}).get("extensions")
+    return [e for e in found if isinstance(e, dict)] if isinstance(found, list) else []
+
+
 def mark_of(entry, kind):
     """The extension of an entry that says which server it is from, or an empty dictionary."""
-    for extension in (entry.get(kind) or {}).get("extensions") or []:
-        if extension.get("name") == MARK:
-            return extension.get("extension") or {}
+    for extension in extensions_of(entry.get(kind)):
+        if extension.get("name") == MARK and isinstance(extension.get("extension"), dict):
+            return extension["extension"]
     return {}
 
 
 def ours(document, url):
-    """(key of a list, entry) of all that is from this server. A user is ours if one of our contexts names it: users
-    cannot be trusted to keep an extension."""
-    found = []
-    users = set()
-    for entry in document.get("contexts") or []:
-        if mark_of(entry, "context").get("server") == url:
-            users.add((entry.get("context") or {}).get("user"))
-    for key, kind in LISTS:
-        for entry in document.get(key) or []:
-            if mark_of(entry, kind).get("server") == url or (key == "users" and entry.get("name") in users):
-                found.append((key, entry))
-    return found
+    """(key of a list, entry) of all that is from this server."""
+    return [
+        (key, entry)
+        for key, kind in LISTS
+        for entry in document.get(key) or []
+        if mark_of(entry, kind).get("server") == url
+    ]
 
 
 def facts_of(document, url):
     """What our entries in the file were made from, or None."""
-    for extension in document.get("extensions") or []:
-        if extension.get("name") == FACTS:
-            return ((extension.get("extension") or {}).get(url)) or None
+    for extension in extensions_of(document):
+        if extension.get("name") == FACTS and isinstance(extension.get("extension"), dict):
+            return extension["extension"].get(url)
     return None
 
 
-def without(document, url):
-    """The document without our entries; what was empty besides goes too."""
-    gone = [id(entry) for _key, entry in ours(document, url)]
-    names = [entry.get("name") for key, entry in ours(document, url) if key == "contexts"]
-    left = dict(document)
-    for key, _kind in LISTS:
-        left[key] = [entry for entry in document.get(key) or [] if id(entry) not in gone]
-    if left.get("current-context") in names:
-        left["current-context"] = ""
-    extensions = []
+def with_facts(document, url, facts):
+    """The document with what our entries were made from; facts None: without."""
+    known = {}
+    others = []
     for extension in document.get("extensions") or []:
-        if extension.get("name") == FACTS:
-            others = dict((k, v) for k, v in (extension.get("extension") or {}).items() if k != url)
-            if others:
-                extensions.append(dict(extension, extension=others))
+        if isinstance(extension, dict) and extension.get("name") == FACTS:
+            known.update(extension.get("extension") or {})
         else:
-            extensions.append(extension)
-    left.pop("extensions", None)
-    if extensions:
-        left["extensions"] = extensions
+            others.append(extension)
+    known.pop(url, None)
+    if facts is not None:
+        known[url] = facts
+    left = dict((key, value) for key, value in document.items() if key != "extensions")
+    if known:
+        others = others + [dict(name=FACTS, extension=known)]
+    if others:
+        left["extensions"] = others
     return left
 
 
-def merged(document, made, url, facts, current=None):
+def without(document, url, but=()):
+    """The document without our entries, except those that a context of somebody else's uses and that are not called as
+    one in `but`, which are (key, name) of entries to come."""
+    used = set()
+    for entry in document.get("contexts") or []:
+        if mark_of(entry, "context").get("server") != url:
+            content = entry.get("context") or {}
+            used.update([("clusters", content.get("cluster")), ("users", content.get("user"))])
+    used.difference_update(but)
+    gone = [(key, entry) for key, entry in ours(document, url) if (key, entry["name"]) not in used]
+    left = with_facts(document, url, None)
+    for key, _kind in LISTS:
+        left[key] = [e for e in document.get(key) or [] if not any(k == key and e is other for k, other in gone)]
+    if left.get("current-context") in [entry["name"] for key, entry in gone if key == "contexts"]:
+        left["current-context"] = ""
+    return left
+
+
+def renewed(old, new, kind):
+    """Our new entry, with what people and other programs added to the old one."""
+    before = old.get(kind) or {}
+    kept = {} if kind == "user" else dict(before)
+    if kind == "cluster":
+        kept = dict((key, value) for key, value in before.items() if key not in AGAINST_OURS)
+    others = [e for e in extensions_of(before) if e.get("name") != MARK]
+    return dict(new, **{kind: dict(kept, **dict(new[kind], extensions=extensions_of(new[kind]) + others))})
+
+
+def merged(document, made, url, current=None):
     """The document with the entries of `made` in the place of ours.
 
     The current context stays; where there is none, or `current` says so, it is that of `made`. Raises MooringError
     where a name of ours is somebody else's.
     """
-    left = without(document, url)
+    left = without(document, url, [(key, e["name"]) for key, _kind in LISTS for e in made.get(key) or []])
     for key, kind in LISTS:
-        taken = set(entry.get("name") for entry in left[key])
+        taken = set(entry["name"] for entry in left[key])
+        before = dict((entry["name"], entry) for k, entry in ours(document, url) if k == key)
         for entry in made.get(key) or []:
             if entry["name"] in taken:
                 raise MooringError("dest has a %s %r already, which is not of this server" % (kind, entry["name"]))
-        left[key] = left[key] + (made.get(key) or [])
+            left[key] = left[key] + [renewed(before.get(entry["name"], {}), entry, kind)]
     names = [entry["name"] for entry in left["contexts"]]
     before = document.get("current-context") or ""
-    left["current-context"] = before if before in names and not current else made.get("current-context") or ""
-    known = [dict(e) for e in left.get("extensions") or [] if e.get("name") == FACTS]
-    others = [e for e in left.get("extensions") or [] if e.get("name") != FACTS]
-    kept = dict((known[0]["extension"] if known else {}), **{url: facts})
-    left["extensions"] = others + [dict(name=FACTS, extension=kept)]
+    mine = [entry["name"] for key, entry in ours(document, url) if key == "contexts"]
+    if current or not before or (before in mine and before not in names):
+        left["current-context"] = made.get("current-context") or ""
+    else:
+        left["current-context"] = before
     return dict(dict(apiVersion="v1", kind="Config"), **left)
 
 

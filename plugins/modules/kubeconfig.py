@@ -192,25 +192,41 @@ def parse(text):
     return facts, body
 
 
-def read(path):
-    """The text of the file, or None when there is none."""
+def read(path, strict=False):
+    """The text of the file, or None when there is none. `strict`: what cannot be read whole is an error."""
     try:
         with open(path, "rb") as f:
-            return to_text(f.read(MAX_FILE), errors="replace")
+            data = f.read(MAX_FILE + 1)
     except FileNotFoundError:
         return None
     except OSError as e:
         raise MooringError("dest %s cannot be read: %s" % (path, e.strerror)) from e
+    if not strict:
+        return to_text(data[:MAX_FILE], errors="replace")
+    if len(data) > MAX_FILE:
+        raise MooringError("dest %s is larger than %d MiB, so nothing can be merged into it" % (path, MAX_FILE >> 20))
+    try:
+        return to_text(data, errors="strict")
+    except UnicodeError as e:
+        raise MooringError("dest %s is not UTF-8, so nothing can be merged into it" % path) from e
 
 
 def write(module, path, text):
-    """Replace the file in one step; it is never readable by others, not even for a moment."""
+    """Replace the file in one step; it is never readable by others, not even for a moment. One that others use too is
+    found through a link, and stays its owner's."""
+    owner = None
+    if module.params["merge"]:
+        path = os.path.realpath(path)
+        if os.path.exists(path):
+            owner = os.stat(path)
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise MooringError("dest: the folder %s does not exist, make it first" % folder)
     fd, temporary = tempfile.mkstemp(prefix=".mooring-", dir=folder)  # mode 0600
     try:
         with os.fdopen(fd, "wb") as f:
+            if owner is not None and (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fd, owner.st_uid, owner.st_gid)
             f.write(to_bytes(text))
         # Not module.atomic_move: it gives a new file the mode of the umask.
         os.replace(temporary, path)
@@ -326,8 +342,9 @@ class Shared:
 
     def made(self, kubeconfig, facts, current):
         made = kubefile.load(kubeconfig, "of the server")
-        facts = dict(facts, sha256=digest(self.part(made)))
-        return kubefile.dump(kubefile.merged(self.document, made, self.url, facts, current))
+        document = kubefile.merged(self.document, made, self.url, current)
+        facts = dict(facts, sha256=digest(self.part(document)))
+        return kubefile.dump(kubefile.with_facts(document, self.url, facts))
 
     def gone(self):
         if not kubefile.ours(self.document, self.url):
@@ -363,7 +380,7 @@ def bring(module, client):
     params = module.params
     dest = params["dest"]
     server = client.send("GET", "/server")
-    text = read(dest)
+    text = read(dest, strict=params["merge"])
     file = Shared(dest, text, server.get("url")) if params["merge"] else Own(dest, text)
     if params["state"] == "absent":
         return absent(module, client, file, dest)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 from fake_api import Failed
@@ -180,6 +182,60 @@ def test_merged_into_a_file_of_others_and_out_again(api, run_module, dest):
     assert not run_module("kubeconfig", dest=str(dest), merge=True, state="absent")["changed"]
 
 
+def entry(document, key, name):
+    (found,) = [e[key.removesuffix("s")] for e in document[key] if e["name"] == name]
+    return found
+
+
+def test_what_is_not_ours_is_not_lost_when_it_is_used_with_ours(run_module, dest):
+    """A context of ours with one's own credential, and one's own context for a cluster of ours."""
+    dest.write_text(THEIRS)
+    run_module("kubeconfig", dest=str(dest), merge=True)
+    document = yaml.safe_load(dest.read_text())
+    entry(document, "contexts", "paris")["user"] = "me"
+    entry(document, "contexts", "lyon")["namespace"] = "kitchen"
+    entry(document, "clusters", "lyon").update({"proxy-url": "http://proxy", "insecure-skip-tls-verify": True})
+    mine = {"name": "mine", "context": {"cluster": "paris", "user": "mooring-paris"}}
+    document["contexts"].append(mine)
+    dest.write_text(yaml.safe_dump(document))
+    assert run_module("kubeconfig", dest=str(dest), merge=True, clusters=["lyon"])["changed"]
+    assert not run_module("kubeconfig", dest=str(dest), merge=True, clusters=["lyon"])["changed"]
+    left = yaml.safe_load(dest.read_text())
+    assert entry(left, "users", "me") == {"token": "my secret"}
+    assert entry(left, "contexts", "lyon")["namespace"] == "kitchen"
+    assert "insecure-skip-tls-verify" not in entry(left, "clusters", "lyon")
+    assert entry(left, "clusters", "lyon")["proxy-url"] == "http://proxy"
+    assert mine in left["contexts"]
+    assert {"paris", "lyon", "home"} == {e["name"] for e in left["clusters"]}
+    assert "paris" not in [e["name"] for e in left["contexts"]]
+    run_module("kubeconfig", dest=str(dest), merge=True)
+    run_module("kubeconfig", dest=str(dest), merge=True, state="absent")
+    left = yaml.safe_load(dest.read_text())
+    assert [e["name"] for e in left["contexts"]] == ["home", "mine"]
+    assert [e["name"] for e in left["clusters"]] == ["home", "paris"], "somebody uses it"
+
+
+def test_a_link_is_followed_and_the_owner_stays(run_module, dest):
+    real = dest.with_name("real")
+    real.write_text(THEIRS)
+    dest.symlink_to("real")
+    if os.geteuid() == 0:
+        os.chown(real, 12345, 23456)
+    before = real.stat()
+    run_module("kubeconfig", dest=str(dest), merge=True)
+    assert dest.is_symlink()
+    assert "paris" in real.read_text()
+    assert (real.stat().st_uid, real.stat().st_gid) == (before.st_uid, before.st_gid)
+    assert real.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_not_text_stays_as_it_is(run_module, dest):
+    dest.write_bytes(b"users: []\n# \xff\n")
+    with pytest.raises(Failed, match="is not UTF-8"):
+        run_module("kubeconfig", dest=str(dest), merge=True)
+    assert dest.read_bytes() == b"users: []\n# \xff\n"
+
+
 def test_what_others_change_in_a_merged_file_is_no_reason_to_write_it(run_module, dest):
     run_module("kubeconfig", dest=str(dest), merge=True)
     document = yaml.safe_load(dest.read_text())
@@ -202,6 +258,11 @@ def test_what_others_change_in_a_merged_file_is_no_reason_to_write_it(run_module
         ("a: [\n", "is not YAML"),
         ("- a\n", "is no kubeconfig"),
         ("users: {a: 1}\n", "is no kubeconfig"),
+        ("users: [{name: 1}]\n", "is no kubeconfig"),
+        ("users: [a]\n", "is no kubeconfig"),
+        ("contexts: [{name: a, context: [1]}]\n", "is no kubeconfig"),
+        ("a: 1\na: 2\n", "line 1: a key is there twice"),
+        ("a: 1\n---\nb: 2\n", "is not YAML"),
     ],
 )
 def test_what_cannot_be_merged_stays(run_module, dest, text, why):
