@@ -69,6 +69,11 @@ class Cove:
             return set()
         return found
 
+    def rss(self) -> float:
+        """MiB of the agent."""
+        text = Path(f"/proc/{self.agent.pid}/status").read_text()
+        return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.server.api("GET", f"/clusters/{CLUSTER}/endpoint")["status"] or {}
         return found
@@ -153,10 +158,8 @@ def test_an_idle_agent_with_an_endpoint_stays_small(cove: Cove) -> None:
         cove.server.api("POST", "/tokens", body, token=owner)
     last = cove.issue(owner)
     until("all are there", lambda: last["id"] in cove.tokens(), 10)
-    text = Path(f"/proc/{cove.agent.pid}/status").read_text()
-    rss = int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
-    print(f"the agent's RSS: {rss:.1f} MiB")
-    assert rss < 64
+    print(f"the agent's RSS: {cove.rss():.1f} MiB")
+    assert cove.rss() < 64
 
 
 def test_an_endpoint_that_is_turned_off_leaves_no_token_in_the_cluster(cove: Cove) -> None:

@@ -59,7 +59,7 @@ class Object(Protocol):
 
 
 T = TypeVar("T", bound=Object)
-_In = TypeVar("_In", bound=Object, contravariant=True)
+_In_contra = TypeVar("_In_contra", bound=Object, contravariant=True)
 
 Place = tuple[str, str]
 """Namespace (empty for an object of the cluster) and name."""
@@ -83,13 +83,13 @@ def one(collection: str, name: str) -> Query:
     return Query(collection=collection, selector=f"fieldSelector=metadata.name%3D{quote(name, safe='')}")
 
 
-class Sink(Protocol[_In]):
+class Sink(Protocol[_In_contra]):
     """Who is told. None of it may wait."""
 
-    def found(self, item: _In) -> None:
+    def found(self, item: _In_contra) -> None:
         """An object is there, new or changed."""
 
-    def gone(self, item: _In) -> None:
+    def gone(self, item: _In_contra) -> None:
         """An object is not there any more, or the selector does not choose it any more."""
 
     def listed(self, places: set[Place], number: int) -> None:
