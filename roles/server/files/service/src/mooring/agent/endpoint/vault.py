@@ -27,8 +27,8 @@ from mooring.wire.endpoint import SHARDS
 
 DOCUMENT: Final = "document"
 LINK: Final = "link"
-HELD: Final = 4 * 1024 * 1024
-"""Bytes of shards that are held to put them back while the server is away: those of about 50,000 tokens."""
+HELD: Final = 2 * 1024 * 1024
+"""Bytes of shards that are held to put them back while the server is away: those of about 40,000 tokens."""
 AT_ONCE: Final = 4
 """Secrets that are read or written at once."""
 
