@@ -131,6 +131,8 @@ async def test_workers_hear_nothing_of_endpoints(bus: Bus) -> None:
     worker = await bus.join(0)
     token = make.endpoint_token(bob, lab)
     with_endpoint = replace(lab, endpoint=EndpointSettings(ca_pem="PEM"), endpoint_status=EndpointStatus(at=NOW))
+    gone = {"e-aaaaaaaaaaaa": None, "t-aaaaaaaaaaaa": None}
+    assert list(parts(Delta(tokens=gone))) == [messages.Changed(delta=Delta(tokens={"t-aaaaaaaaaaaa": None}))]
     delta = Delta(clusters={lab.id: with_endpoint}, tokens={token.id: token})
     assert list(parts(delta)) == [messages.Changed(delta=Delta(clusters={lab.id: lab}))]
     bus.commit(clusters={lab.id: with_endpoint}, tokens={token.id: token})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from mooring.control.clusters import RESTARTED, ClusterController
-from mooring.control.upkeep import KEEP_ENDED, Upkeep
+from mooring.control.upkeep import KEEP_ENDED, KEEP_ENDPOINT, PURGE_EVERY, Upkeep
 from mooring.lib.clock import ManualClock
 from mooring.store.ports import StoreUnavailable
 from mooring.store.records import Cluster
@@ -257,7 +257,19 @@ async def test_upkeep_writes_last_use_and_last_seen_and_purges(scene: Any) -> No
         assert (await tx.tokens.get(live.id)).last_used_at == make.NOW + 3
         assert (await tx.clusters.get(scene.prod.id)).last_seen_at == clock.now()
         assert await tx.tokens.get(old.id) is not None
-    clock.advance(KEEP_ENDED + 11)
+    direct = make.endpoint_token(ann, scene.prod, expires_at=make.NOW + 10)
+    async with scene.store.write() as tx:
+        await tx.tokens.add(direct)
+    clock.advance(KEEP_ENDPOINT + 9)
+    await upkeep.tick()
+    async with scene.store.read() as tx:
+        assert await tx.tokens.get(direct.id) is not None
+    clock.advance(PURGE_EVERY)
+    await upkeep.tick()
+    async with scene.store.read() as tx:
+        assert await tx.tokens.get(direct.id) is None, "there is one of them each hour"
+        assert await tx.tokens.get(old.id) is not None
+    clock.advance(KEEP_ENDED - KEEP_ENDPOINT)
     await upkeep.tick()
     async with scene.store.read() as tx:
         assert await tx.tokens.get(old.id) is None

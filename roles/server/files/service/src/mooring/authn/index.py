@@ -14,8 +14,10 @@ from math import inf
 
 from mooring.authn import tokens
 from mooring.authn.identity import ADMIN_GROUP, Identity
+from mooring.authn.tokens import ENDPOINT_ID
 from mooring.lib import logging
 from mooring.lib.errors import MooringError
+from mooring.lib.ids import is_id
 from mooring.store.records import Audience, Cluster, ClusterState, Delta, Members, Snapshot, Token, User
 from mooring.wire.endpoint import parse_token
 
@@ -99,7 +101,7 @@ def held(delta: Delta, audience: Audience = "server") -> Delta:
     return Delta(
         clusters={key: None if cluster is None else _plain(cluster) for key, cluster in delta.clusters.items()},
         users=delta.users,
-        tokens={key: token for key, token in delta.tokens.items() if token is None or token.audience == audience},
+        tokens={key: token for key, token in delta.tokens.items() if _of(audience, key, token)},
         members=delta.members,
     )
 
@@ -410,6 +412,13 @@ class Index:
                     self._drop_token(token.id)
                     changes.append(TokenRevoked(token.id))
                 changes.append(ClusterRemoved(cluster_id))
+
+
+def _of(audience: Audience, token_id: str, token: Token | None) -> bool:
+    """Whether it is a token for this audience. Of one that is gone the id tells."""
+    if token is None:
+        return audience == "endpoint" or not is_id(token_id, ENDPOINT_ID)
+    return token.audience == audience
 
 
 def _plain(cluster: Cluster) -> Cluster:

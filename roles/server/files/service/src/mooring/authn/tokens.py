@@ -14,13 +14,15 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from mooring.lib.ids import new_id
 from mooring.lib.secrets import Secret
 from mooring.wire.endpoint import token_hash
 
 Kind = Literal["mrg", "mrj"]
+ENDPOINT_ID: Final = "e"
+"""What the id of a token for an endpoint begins with."""
 
 _FORM = re.compile(r"(mrg|mrj)_((?:t|j)-[a-z2-7]{12})_([a-z2-7]{52})", re.ASCII)
 _ID_PREFIX: dict[Kind, str] = {"mrg": "t", "mrj": "j"}
@@ -51,7 +53,7 @@ def new_token(kind: Kind) -> NewToken:
 
 def new_endpoint_token(cluster_id: str) -> NewToken:
     """Make a token for the endpoint of this cluster; what is stored of it is of use there only."""
-    token_id, secret = new_id("e"), _secret()
+    token_id, secret = new_id(ENDPOINT_ID), _secret()
     return NewToken(token_id, Secret(f"mre_{token_id}_{secret}"), token_hash(cluster_id, secret))
 
 

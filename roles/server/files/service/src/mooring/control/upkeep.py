@@ -20,6 +20,7 @@ TICK: Final = 10.0  # seconds: last use of tokens
 SEEN_EVERY: Final = 30.0  # seconds: last seen of connected agents
 PURGE_EVERY: Final = 3600.0  # seconds
 KEEP_ENDED: Final = 30 * 86400.0  # seconds that revoked and expired tokens stay readable
+KEEP_ENDPOINT: Final = 2 * 86400.0  # the same for those of endpoints, of which a client makes one each hour
 
 
 class Upkeep:
@@ -62,6 +63,7 @@ class Upkeep:
             self._purge_next = monotonic + PURGE_EVERY
             async with self._store.write() as tx:
                 ended = await tx.tokens.purge(now - KEEP_ENDED)
+                ended += await tx.tokens.purge(now - KEEP_ENDPOINT, "endpoint")
                 joins = await tx.join_tokens.purge(now - KEEP_ENDED)
             if ended or joins:
                 self._log.info("removed what ended long ago", tokens=ended, join_tokens=joins)

@@ -235,8 +235,8 @@ class Tokens(Protocol):
 
     async def used(self, times: Mapping[str, float]) -> None: ...
 
-    async def purge(self, before: float) -> int:
-        """Delete tokens that ended (revoked or expired) before this time."""
+    async def purge(self, before: float, audience: Audience | None = None) -> int:
+        """Delete tokens that ended (revoked or expired) before this time: of this audience, or all."""
 
 
 class Memberships(Protocol):

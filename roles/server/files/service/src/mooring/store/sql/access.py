@@ -116,8 +116,10 @@ class SqlTokens(Repository):
         for token_id, when in times.items():
             await self.session.execute(update(TokenRow).where(TokenRow.id == token_id).values(last_used_at=when))
 
-    async def purge(self, before: float) -> int:
+    async def purge(self, before: float, audience: Audience | None = None) -> int:
         ended = select(TokenRow.id).where(or_(TokenRow.revoked_at < before, TokenRow.expires_at < before))
+        if audience is not None:
+            ended = ended.where(TokenRow.audience == audience)
         ids = await self.all(ended)
         for some in chunks(ids):
             await self.session.execute(delete(TokenRow).where(TokenRow.id.in_(some)))
