@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,6 +121,30 @@ def test_numbers_go_on_over_parts_and_restarts(tmp_path: Path, made: list[Journa
     assert paths(last) == ["/api/99"]
 
 
+def test_no_record_is_lost_or_doubled_while_it_is_written_cut_and_taken_at_once(
+    tmp_path: Path, made: list[Journal]
+) -> None:
+    journal = start(made, tmp_path / "audit", part=3000)
+    count, seen, expected = 3000, [], 0
+    writer = threading.Thread(
+        target=lambda: [(journal.record(record(n)), time.sleep(0.002) if n % 20 == 0 else None) for n in range(count)]
+    )
+    writer.start()
+    end = time.monotonic() + 30
+    while len(seen) < count:
+        assert time.monotonic() < end, len(seen)
+        journal.tidy()
+        batch = journal.batch(2000)
+        if batch is None:
+            continue
+        assert batch.offset == expected, "a number was given twice, or never"
+        expected += len(batch.lines)
+        seen += paths(batch)
+        journal.took(expected)
+    writer.join()
+    assert seen == [f"/api/{number}" for number in range(count)]
+
+
 def test_at_the_limit_nothing_new_is_accepted_and_the_oldest_stay(tmp_path: Path, made: list[Journal]) -> None:
     journal = start(made, tmp_path / "audit", limit=2000)
     assert journal.accepting
@@ -142,6 +167,27 @@ def test_at_the_limit_nothing_new_is_accepted_and_the_oldest_stay(tmp_path: Path
         journal.took(batch.offset + len(batch.lines))
     journal.tidy()
     assert journal.accepting
+
+
+@pytest.mark.parametrize("part", [10, WIDE])
+def test_what_was_taken_does_not_count_and_nothing_stays_shut(tmp_path: Path, made: list[Journal], part: int) -> None:
+    """At the limit no record is written, so that no new file comes either: the taken one must not count for ever."""
+    journal = start(made, tmp_path / "audit", limit=1500, part=part)
+    for number in range(8):
+        journal.record(record(number))
+    written(journal, 8)
+    journal.tidy()
+    journal.tidy()
+    assert not journal.accepting
+    while (batch := journal.batch(WIDE)) is not None:
+        journal.took(batch.offset + len(batch.lines))
+    journal.tidy()
+    assert journal.accepting
+    journal.record(record(8))
+    until(lambda: journal.batch(WIDE) is not None)
+    assert paths(journal.batch(WIDE)) == ["/api/8"]
+    journal.tidy()
+    assert len(list(journal.folder.glob("*.log"))) <= 2
 
 
 def test_where_records_are_not_required_new_ones_are_left_out_at_the_limit(tmp_path: Path, made: list[Journal]) -> None:

@@ -58,7 +58,9 @@ class AuditInbox:
             known.popitem(last=False)
         if not self._audit.healthy:
             return None
-        return self._write(cluster, known, journal, offset, lines)
+        taken = self._write(cluster, known, journal, offset, lines)
+        # Some may be in memory only: the agent asks again, and is told so when they are not.
+        return taken if self._audit.healthy else None
 
     def forget(self, cluster_id: str) -> None:
         """The cluster was deleted."""

@@ -56,7 +56,7 @@ class Batch:
 class Journal(Audit):
     """An `Audit` whose file is a journal. `open` before `start`; `batch` and `took` are for who takes it to the server.
 
-    `limit`: bytes on disk at which nothing new is accepted.
+    `limit`: bytes that wait at which nothing new is accepted.
     """
 
     def __init__(self, folder: Path, *, limit: int, required: bool = True, part: int = PART) -> None:
@@ -155,33 +155,34 @@ class Journal(Audit):
         """Close the current part if it is large enough, drop the parts that were taken, look at the limit. Raises
         OSError."""
         parts = self._parts()
-        current = self.path.exists()
-        for path, start, size in parts:
-            # The writer has moved on to a new file once there is one: nothing is added to the old ones.
-            if path.name == _CURRENT or not current or start + size > self._state.taken:
+        # Until there is a new file the writer may add to the newest of the old ones.
+        for path, start, size in parts[:-1]:
+            if start + size > self._state.taken:
                 continue
             if start + size > self._state.base:
                 self._keep(msgspec.structs.replace(self._state, base=start + size))
             path.unlink()
         if parts and parts[-1][0].name == _CURRENT and parts[-1][2] >= self._part:
             os.rename(self.path, self.folder / f"{parts[-1][1]:016x}.log")
-        self._full = sum(size for _path, _start, size in self._parts()) >= self.limit
+        self._full = self.waiting() >= self.limit
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _parts(self) -> list[tuple[Path, int, int]]:
         """The files in the order of their lines: path, number of the first byte, size."""
+        try:
+            current = self.path.stat().st_size  # first: once it is there, nothing is added to the old ones any more
+        except FileNotFoundError:
+            current = -1
         found: list[tuple[Path, int, int]] = []
         for path in sorted(self.folder.glob("?" * 16 + ".log")):
             try:
                 found.append((path, int(path.stem, 16), path.stat().st_size))
             except (ValueError, FileNotFoundError):
                 continue
-        base = max([self._state.base, *(start + size for _path, start, size in found)])
-        try:
-            found.append((self.path, base, self.path.stat().st_size))
-        except FileNotFoundError:
-            pass
+        if current >= 0:
+            base = max([self._state.base, *(start + size for _path, start, size in found)])
+            found.append((self.path, base, current))
         return found
 
     def _load(self) -> _State:

@@ -108,7 +108,7 @@ class Shipper:
             except _FAILURES as error:
                 self._failed(str(error))
                 self._identity = None  # it may have changed: another server, another key
-                await asyncio.sleep(backoff.next())
+                await self._rest(backoff.next())
                 continue
             backoff.reset()
             if not moved:
@@ -116,8 +116,7 @@ class Shipper:
 
     async def step(self) -> bool:
         """Take one batch away; whether there was one. Raises what went wrong."""
-        self._journal.tidy()
-        batch = self._journal.batch(BATCH)
+        batch = await asyncio.to_thread(self._next)
         if batch is None:
             return False
         if self._identity is None:
@@ -125,12 +124,28 @@ class Shipper:
             if not identity.registered:
                 raise NotTaken("this cluster has not joined a server")
             self._identity = identity
-        self._journal.took(await self._anywhere(self._identity, batch))
-        self._journal.tidy()
+        await asyncio.to_thread(self._journal.took, await self._anywhere(self._identity, batch))
+        await asyncio.to_thread(self._journal.tidy)
         if self.problem:
             self._log.info("audit records are taken by the server again", waiting=self._journal.waiting())
             self.problem = ""
         return True
+
+    def _next(self) -> Batch | None:
+        """In a thread, since it waits for the disk; nobody else moves the journal meanwhile."""
+        self._journal.tidy()
+        return self._journal.batch(BATCH)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, with an eye on the journal's bound."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0:
+            await asyncio.sleep(min(left, self._every))
+            try:
+                await asyncio.to_thread(self._journal.tidy)
+            except OSError as error:
+                self._failed(str(error))
 
     async def _anywhere(self, identity: Identity, batch: Batch) -> int:
         last: MooringError = NotTaken("the registration names no address of the server")
