@@ -166,6 +166,9 @@ def kubectl(words: list[str]) -> None:
         if "--dry-run=server" not in words:
             secret["data"] = {"token": "dG9rZW4=", "ca.crt": "Y2E="}
             kept.write_text(json.dumps(secret))
+    elif said.startswith("get pods"):
+        pods = Path("/var/lib/rancher").glob("*/agent/pod-manifests/kube-api-auth.yaml")
+        print(" ".join(pod.name for pod in pods), end="")
     elif said.startswith("get secret"):
         print(kept.read_text() if kept.exists() else "")
     elif said.startswith("create --raw=/apis/authentication.k8s.io/v1/tokenreviews"):
