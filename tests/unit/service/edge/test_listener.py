@@ -508,6 +508,19 @@ async def test_only_http_1_1_is_offered_and_old_tls_refused(edge: Edge) -> None:
     assert edge.tls.server.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
+async def test_no_tickets_are_given_out(edge: Edge) -> None:
+    connection = http.client.HTTPSConnection("localhost", edge.listener.port, context=edge.tls.client, timeout=10)
+
+    def ticket() -> bool:
+        connection.request("GET", "/version")
+        assert connection.getresponse().read()
+        session = cast(ssl.SSLSocket, connection.sock).session
+        return session is not None and session.has_ticket
+
+    assert not await asyncio.to_thread(ticket)
+    connection.close()
+
+
 async def test_one_connection_too_many_gets_503(make_edge: MakeEdge) -> None:
     edge = await make_edge(max_connections=1)
     first = await edge.connect()
