@@ -145,6 +145,18 @@ async def test_a_lower_revision_is_taken_after_a_new_registration_only(bed: Bed)
     assert await bed.users() == ["eve"]
 
 
+async def test_another_server_begins_from_nothing(bed: Bed) -> None:
+    """Its revisions, and its clock when it registered the cluster, have nothing to do with those of the last one."""
+    bed.start()
+    bed.revision = 10
+    await bed.deliver(BOB)
+    bed.server.key = Ed25519PrivateKey.generate()
+    bed.identity = replace(bed.identity, policy_key=bed.server.public_key)
+    bed.revision = 1
+    await bed.deliver(EVE, registered_at=500.0)
+    assert await bed.users() == ["eve"]
+
+
 async def test_another_index_with_the_same_revision_is_refused(bed: Bed) -> None:
     bed.start()
     await bed.deliver(BOB)

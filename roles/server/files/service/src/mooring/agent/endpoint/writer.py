@@ -115,6 +115,7 @@ class Writer:
         self._report = report
         self._time = time
         self._uid = uid
+        self._whose = ("", "")  # the registration's cluster id and key that `_known` was verified for
         self._known: Known | None = None
         self._have: dict[int, str] = {}
         self._whole = False  # whether all that the index names is there, or may not be
@@ -142,7 +143,8 @@ class Writer:
         """What an agent wrote before us counts, if the server signed it."""
         self._link.found(link)
         try:
-            pin = self._pin(await self._registrations.load())
+            identity = await self._registrations.load()
+            pin = self._pin(identity)
             known = take_index(data, pin, None)
         except BadDocument as error:
             self._failed(f"what is in the cluster is not used: {error}")
@@ -160,7 +162,7 @@ class Writer:
                 self._have[number] = digest
                 self._vault.hold(number, shard)
         await self._vault.keep_only(known.shards, all_others=True)
-        self._known = known
+        self._known, self._whose = known, (identity.cluster_id, identity.policy_key)
         self._whole = self._have.keys() == known.shards.keys()
         self._tell()
         if not self._whole:
@@ -201,6 +203,9 @@ class Writer:
     async def _once(self) -> None:
         identity = await self._registrations.load()
         pin = self._pin(identity)
+        whose = (identity.cluster_id, identity.policy_key)
+        if whose != self._whose:  # registered with another server, say: what was there says nothing any more
+            self._whose, self._known, self._have, self._whole = whose, None, {}, False
         last = self._known
         body = {
             "digest": last.digest if last is not None and self._whole else "",
@@ -240,6 +245,7 @@ class Writer:
             except BadDocument as error:
                 out.add(number)
                 bad = str(error)
+            await asyncio.sleep(0)  # a large one takes its time, and requests pass through this process
         self._whole = False
         for number in fresh.keys() | out:
             self._have.pop(number, None)
@@ -302,18 +308,24 @@ class Writer:
     async def _look(self) -> None:
         """Looks at the shards and at the nodes once in a while."""
         while True:
-            try:
-                found = await places(self._kube)
-                if list(self._report.places) != found:
-                    self._report.places = found
-                    self._report.note()
-                async with self._writing:
-                    await self._look_at_shards()
-            except _ATTEMPT as error:
-                self._log.info("the cluster cannot be looked at just now", reason=str(error))
+            for look in (self._look_at_nodes, self._look_at_shards):
+                try:
+                    await look()
+                except _ATTEMPT as error:
+                    self._log.info("the cluster cannot be looked at just now", reason=str(error))
             await asyncio.sleep(LOOK)
 
+    async def _look_at_nodes(self) -> None:
+        found = await places(self._kube)
+        if list(self._report.places) != found:
+            self._report.places = found
+            self._report.note()
+
     async def _look_at_shards(self) -> None:
+        async with self._writing:
+            await self._put_shards_right()
+
+    async def _put_shards_right(self) -> None:
         missing = False
         for number, held in (await self._vault.touched()).items():
             self._log.warning("put right what somebody else did", secret=f"{ENDPOINT_NAME}-{number}")
