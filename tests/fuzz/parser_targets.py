@@ -26,7 +26,7 @@ from mooring.lib.names import InvalidName, check_cluster_name, check_name
 from mooring.lib.secrets import Secret
 from mooring.proxy import forward, impersonate, requestinfo, upgrade
 from mooring.proxy.answers import Refused
-from mooring.proxy.chain import Chain
+from mooring.proxy.entrance import ByPath
 from mooring.wire import actas
 from mooring.wire.headers import (
     BadMessage,
@@ -201,21 +201,25 @@ def locations(data: bytes) -> None:
     assert seen.startswith(b"/k8s/clusters/harbour/")
     for segment in seen.lower().replace(b"%2e", b".").split(b"/"):
         assert segment not in (b".", b".."), value
+    # At an endpoint that a cluster serves itself nothing stands before the path.
+    _name, bare = forward._safe_location((b"Location", data), "")
+    seen = bare.translate(None, b"\t\r\n").replace(b"\\", b"/")
+    assert seen.startswith(b"/")
+    assert not seen.startswith(b"//")
 
 
 def routes(data: bytes) -> None:
-    """The chain's own cut of a target: a cluster's reference has only safe characters, the rest is unchanged."""
+    """The server's cut of a target: a cluster's reference has only safe characters, the rest is unchanged."""
 
     class Index:
         def cluster(self, ref: str) -> str:
             return ref
 
-    chain = Chain.__new__(Chain)
-    chain.index = Index()  # type: ignore[assignment]
+    entrance = ByPath(Index())  # type: ignore[arg-type]
     if not is_target(data):
         return
     try:
-        cluster, rest = chain.route(b"/k8s/clusters/" + data)
+        cluster, rest = entrance.route(b"/k8s/clusters/" + data)
     except Refused as refusal:
         assert refusal.code == 404
         return

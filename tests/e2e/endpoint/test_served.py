@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,13 @@ class Replica:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        words = ["agent", "--kubeconfig", self.kubeconfig, "--endpoint-listen", f"127.0.0.1:{self.port}"]
+        words: list[str | Path] = [
+            "agent",
+            "--kubeconfig",
+            self.kubeconfig,
+            "--endpoint-listen",
+            f"127.0.0.1:{self.port}",
+        ]
         words += ["--endpoint-names", "127.0.0.1,localhost", "--endpoint-dir", self.folder / "endpoint"]
         with (self.folder / "agent.log").open("ab") as log:
             self.process = subprocess.Popen([BIN / "mooring", *words], stdout=log, stderr=log)
@@ -255,11 +262,15 @@ def test_a_revoked_token_is_refused_everywhere_within_two_seconds_and_its_watche
     threads = [threading.Thread(target=wait, args=(watch,)) for watch in watches]
     for thread in threads:
         thread.start()
+
+    def refused(number: int) -> bool:
+        return buoy.status(token, replica=number) == 401
+
     begun = time.monotonic()
     buoy.server.api("DELETE", f"/tokens/{token.split('_')[1]}")
     took = []
     for number in (0, 1):
-        until("it is refused", lambda number=number: buoy.status(token, replica=number) == 401, 10)
+        until("it is refused", partial(refused, number), 10)
         took.append(time.monotonic() - begun)
     for thread in threads:
         thread.join()
