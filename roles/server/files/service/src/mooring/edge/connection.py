@@ -35,6 +35,9 @@ from mooring.wire.plainhead import PlainHead
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 READ: Final = 320 * 1024
 """Bytes taken at once, at most: what uvloop reads (256 KiB), and a record of which the beginning had come before."""
+# Shared by all: what is read into it is copied before anything else is read. With a protocol that brings no buffer,
+# uvloop has Python make one of 256 KiB for each read from TLS, which costs a mapping each (`lib.heap`).
+_BUFFER: Final = memoryview(bytearray(READ))
 _FLUSH_AT = 64 * 1024
 _TURNS = 16
 _NEVER = math.inf
@@ -69,10 +72,6 @@ class Service(Protocol):
 
 class Connection(asyncio.BufferedProtocol):
     """The protocol of one client connection, and the `Client` half of its exchange."""
-
-    # Shared by all: what is read into it is copied before anything else is read. With a protocol that brings no buffer,
-    # uvloop has Python make one of 256 KiB for each read from TLS, which costs a mapping each (`lib.heap`).
-    _buffer = memoryview(bytearray(READ))
 
     __slots__ = (
         "_ahead",
@@ -160,10 +159,10 @@ class Connection(asyncio.BufferedProtocol):
             self._deadline = self._loop.time() + self._settings.linger_timeout
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+        return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(self._buffer[:nbytes]))
+        self.data_received(bytes(_BUFFER[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client's."""
