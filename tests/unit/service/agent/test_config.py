@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,4 +174,14 @@ def test_a_file_that_is_no_kubeconfig_is_said_to_be_none(tmp_path: Path, text: s
     path = tmp_path / "kubeconfig"
     path.write_text(text)
     with pytest.raises(BadConfig, match="kubeconfig"):
+        from_kubeconfig(path, None)
+
+
+def test_a_kubeconfig_that_is_json_needs_no_yaml(kubeconfig: Kubeconfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image of the agent has no PyYAML; kube-api-auth runs from it with a kubeconfig."""
+    path = kubeconfig.write()
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert from_kubeconfig(path, None).port == 6443
+    path.write_text("a: b")
+    with pytest.raises(BadConfig, match="not JSON"):
         from_kubeconfig(path, None)
