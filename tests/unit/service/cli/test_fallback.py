@@ -176,6 +176,11 @@ def test_a_file_that_is_locked_or_broken_or_gone_stops_nobody(world: World) -> N
         world.path.write_text(broken)
         world.call(M1)
         assert world.path.read_text() == broken
+    config = configtext.load(text.encode()) or {}
+    for entry in config["clusters"]:
+        entry["cluster"].pop("server")
+    world.path.write_text(configtext.dump(config))
+    world.call(M1)
     world.path.unlink()
     world.call(M1)
     assert not world.path.exists()
@@ -184,7 +189,10 @@ def test_a_file_that_is_locked_or_broken_or_gone_stops_nobody(world: World) -> N
     assert world.current == "lab-m2"
 
 
-@pytest.mark.parametrize("info", ["", "{", "[]", "{}", '{"spec": null}', '{"spec": {"cluster": {}}}', '{"spec": []}'])
+@pytest.mark.parametrize(
+    "info",
+    ["", "{", "[]", "{}", '{"spec": null}', '{"spec": {"cluster": {}}}', '{"spec": []}', '{"spec": {"cluster": [1]}}'],
+)
 def test_a_client_that_does_not_say_what_it_calls_gets_no_fallback(world: World, info: str) -> None:
     world.call(M1, environment={fallback.EXEC_INFO: info} if info else {})
     assert world.probed == []
@@ -219,9 +227,10 @@ def test_only_a_server_with_a_certificate_of_its_ca_answers(api: FakeApi) -> Non
         Way("https://127.0.0.1:1", api.ca_pem),
         Way("https://127.0.0.1:99999", api.ca_pem),
         Way("https://nosuch.invalid", api.ca_pem),
+        Way("https://[::1", ""),
         Way("", ""),
     ]
-    assert fallback.probe(ways, 5.0) == [True, *[False] * 7]
+    assert fallback.probe(ways, 5.0) == [True, *[False] * 8]
 
 
 def test_all_are_asked_at_once_and_nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,10 +134,10 @@ def asked_for(environment: Mapping[str, str]) -> Way | None:
     """The server that kubectl is about to call."""
     try:
         info = msgspec.json.decode(environment.get(EXEC_INFO, ""))
-        cluster = info["spec"]["cluster"]
-        return _way(cluster)
-    except (msgspec.MsgspecError, KeyError, TypeError):
+        way = _way(info["spec"]["cluster"])
+    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
         return None
+    return way if way.server else None
 
 
 def kubeconfig_path(environment: Mapping[str, str]) -> Path:
@@ -175,8 +175,8 @@ def probe(ways: Sequence[Way], seconds: float = _PROBE_SECONDS) -> list[bool]:
 
 
 def _handshake(way: Way, seconds: float) -> bool:
-    parts = urlsplit(way.server)
     try:
+        parts = urlsplit(way.server)
         context = ssl.create_default_context(cadata=way.ca_pem or None)
         with socket.create_connection((parts.hostname or "", parts.port or 443), seconds) as connection:
             context.wrap_socket(connection, server_hostname=parts.hostname).close()
@@ -259,4 +259,4 @@ def _way(cluster: Mapping[str, Any]) -> Way:
         ca_pem = base64.b64decode(str(cluster.get("certificate-authority-data") or "")).decode("ascii")
     except (binascii.Error, ValueError):
         ca_pem = ""
-    return Way(str(cluster["server"]), ca_pem)
+    return Way(str(cluster.get("server") or ""), ca_pem)
