@@ -62,7 +62,7 @@ GUARDS: tuple[Guard, ...] = (
         "elif len(host) > _MAX_NAME or not _HOST.fullmatch(host):", "elif False:",
         DOCUMENT + "test_hosts_that_a_cluster_reports_are_checked"),
     off("words-are-written-as-words", 19, "kube/configtext.py",
-        '_Dumper.add_implicit_resolver(_TAG + "float", _DOUBTFUL, _NUMERIC)\n', "",
+        '_Dumper.add_implicit_resolver(_TAG + "float", _DOUBTFUL, [*_NUMERIC, *"yYnN="])\n', "",
         TEXT + "test_a_string_that_looks_like_something_else_is_quoted"),
     off("no-key-is-lost", 19, "kube/configtext.py", "if key.value in seen:", "if False:",
         TEXT + "test_what_cannot_be_read_is_refused"),

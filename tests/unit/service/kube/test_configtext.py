@@ -34,14 +34,26 @@ def test_a_string_that_looks_like_something_else_is_quoted(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [("1e3", 1000.0), ("12:30", "12:30"), ("y", True), ("N", False), ("2026-01-01", "2026-01-01"), ("0o17", 15),
-     ("017", 15), ("089", 89.0), ("0", 0), ("1_000", 1000), ("=", "="), ("off", False), ("-5", -5)],
-)  # fmt: skip
-def test_bare_words_are_read_as_client_go_reads_them(text: str, value: Any) -> None:
-    found = configtext.load(f"a: {text}".encode())
+    "word", ["1e3", "12:30", "y", "N", "2026-01-01", "0o17", "017", "089", "1_000", "=", "+5", "1.50", ".inf", "0x1F"]
+)
+def test_a_word_that_not_all_read_alike_stays_as_it_stood(word: str) -> None:
+    """It may be a token that a Python program wrote, or a number for client-go: whoever reads it reads it on."""
+    text = f"a: {word}\nb:\n- name: {word}\n- {word}\n"
+    found = configtext.load(text.encode()) or {}
+    assert found == {"a": word, "b": [{"name": word}, word]}
+    assert configtext.dump(found) == text
+    quoted = f"a: '{word}'\n"
+    assert configtext.dump(configtext.load(quoted.encode()) or {}) == quoted
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0", 0), ("-5", -5), ("443", 443), ("off", False), ("Yes", True), ("~", None), ("a", "a")]
+)
+def test_what_all_read_alike_is_what_it_is(text: str, value: Any) -> None:
+    found = configtext.load(f"a: {text}".encode()) or {}
     assert found == {"a": value}
     assert type(found["a"]) is type(value)
+    assert configtext.load(configtext.dump(found).encode()) == found
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"# nothing\n", b"---\n", b"null"])

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of kubeconfig files: read as client-go reads it, and written so that it reads the same.
+"""The text of kubeconfig files: read and written so that it says the same to everybody.
 
 Why not YAML as it comes: client-go's YAML (go-yaml 2) and ours do not take the same bare words for numbers, dates and
-truth values. A cluster called `1e3` or a token `0123e4` would be a number there, `12:30` one here. So what is read here
-is what it is there, and whatever could be taken for anything but a string is written in quotes.
+truth values. A cluster called `1e3` or a token `0123e4` would be a number there, `12:30` one here. So a string that
+could be taken for anything else is written in quotes; and a word of somebody else's that is there without them, and
+that not all read alike, is written as it stood.
 
 It must not: know what stands in such a file, or open one.
 """
@@ -12,18 +13,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import yaml
 
 MAX_SIZE: Final = 16 * 1024 * 1024
 """Bytes of a file that is read."""
 _TAG: Final = "tag:yaml.org,2002:"
-_OTHERS: Final = {_TAG + kind for kind in ("timestamp", "int", "float", "value")}
+_ALIKE: Final = {_TAG + kind for kind in ("bool", "null", "merge")}
 _NUMERIC: Final = list("-+.0123456789")
-_INT: Final = re.compile(r"^[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[1-9][0-9_]*|0)$")
-_FLOAT: Final = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
-_DOUBTFUL: Final = re.compile(r"^[-+.0-9][0-9A-Za-z_.+:-]*$")
+_INT: Final = re.compile(r"^-?(?:[1-9][0-9]*|0)$")
+_DOUBTFUL: Final = re.compile(r"^(?:[-+.0-9][0-9A-Za-z_.+:-]*|[yYnN=])$")
 _CURRENT: Final = re.compile(rb"^current-context:[^\n]*\n", re.MULTILINE)
 
 
@@ -31,10 +31,19 @@ class BadText(Exception):
     """Not the text of one document with a mapping at its top. The text says why, and where."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads bare words as go-yaml does, and refuses a key that is there twice: one of the two would be lost."""
+class _Bare(str):
+    """A word that stood without quotes, and that not everybody takes for a string."""
 
-    bool_values: ClassVar[dict[str, bool]] = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
+    __slots__ = ()
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads what nobody doubts, leaves doubtful words as they are, and refuses a key that is there twice: one of the
+    two would be lost."""
+
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        text = str(self.construct_scalar(node))
+        return _Bare(text) if node.style is None and _DOUBTFUL.match(text) else text
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -51,16 +60,19 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Writes in quotes what could be read as something other than a string."""
 
+    def bare(self, text: _Bare) -> yaml.ScalarNode:
+        tag = self.resolve(yaml.ScalarNode, str(text), (True, False))  # type: ignore[no-untyped-call]
+        return yaml.ScalarNode(tag, str(text))
+
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OTHERS]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _ALIKE]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(_TAG + "int", _INT, _NUMERIC)
-_Loader.add_implicit_resolver(_TAG + "float", _FLOAT, _NUMERIC)
-_Loader.add_implicit_resolver(_TAG + "bool", re.compile(r"^[yYnN]$"), list("yYnN"))
-_Dumper.add_implicit_resolver(_TAG + "float", _DOUBTFUL, _NUMERIC)
-_Dumper.add_implicit_resolver(_TAG + "bool", re.compile(r"^[yYnN]$"), list("yYnN"))
+_Loader.add_constructor(_TAG + "str", _Loader.construct_yaml_str)
+_Dumper.add_implicit_resolver(_TAG + "float", _DOUBTFUL, [*_NUMERIC, *"yYnN="])
+_Dumper.add_representer(_Bare, _Dumper.bare)
 
 
 def load(data: bytes) -> dict[str, Any] | None:
