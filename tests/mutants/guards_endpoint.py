@@ -167,6 +167,7 @@ KUBE_API_AUTH: tuple[Guard, ...] = (
         "if said.kind != kind or said.apiVersion != version:", "if said.kind != kind:", NO_REVIEW),
     off("review-kind", 21, "webhook/tokenreview.py",
         "if said.kind != kind or said.apiVersion != version:", "if said.apiVersion != version:", NO_REVIEW),
+    off("review-is-text", 21, "webhook/tokenreview.py", "        body.decode()  # also", "        # also", NO_REVIEW),
     off("review-deep-garbage", 21, "webhook/tokenreview.py",
         "UnicodeDecodeError, RecursionError", "UnicodeDecodeError",
         NO_REVIEW),

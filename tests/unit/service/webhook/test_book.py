@@ -289,6 +289,10 @@ def test_somebody_who_cannot_be_anybody_is_not_let_in(bed: Bed) -> None:
         (b"{" * 5000, "not a TokenReview"),
         (b'{"a":' * 5000, "not a TokenReview"),
         (b"\xff", "not a TokenReview"),
+        (
+            b'{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","\x92":1,"spec":{"token":"a"}}',
+            "not a TokenReview",
+        ),
         (b"{}", "takes TokenReview"),
         (b'{"apiVersion":"authentication.k8s.io/v1beta1","kind":"TokenReview","spec":{"token":"a"}}', "version=v1"),
         (b'{"apiVersion":"authentication.k8s.io/v1","kind":"X","spec":{"token":"a"}}', "takes TokenReview"),

@@ -56,6 +56,7 @@ _REVIEW: Final = msgspec.json.Decoder(_Review)
 def decode(body: bytes, decoder: msgspec.json.Decoder[T], version: str, kind: str, hint: str) -> T:
     """A review of this version and kind. Raises BadReview."""
     try:
+        body.decode()  # also what nobody looks at must be text
         said = _KIND.decode(body)
         if said.kind != kind or said.apiVersion != version:
             raise BadReview(
