@@ -102,7 +102,7 @@ async def test_a_dead_server_changes_nothing(
     process.scene(kube, authority).deliver(user("bob", "b"))
     await until(lambda: server.live)
     server.stop()
-    await until(lambda: process.it.agent.problems())
+    await until(process.it.agent.problems)
     assert await process.ask(bearer("b")) == 200
     assert await process.ask(bearer("c")) == 401
     await until(lambda: process.it.shipper.problem)

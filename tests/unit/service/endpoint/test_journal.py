@@ -162,7 +162,7 @@ def test_at_the_limit_nothing_new_is_accepted_and_the_oldest_stay(tmp_path: Path
     journal = start(made, tmp_path / "audit", limit=2000, part=100)
     journal.tidy()
     journal.record(record(9))
-    until(lambda: (journal.folder / "current.log").exists())
+    until((journal.folder / "current.log").exists)
     while (batch := journal.batch(WIDE)) is not None:
         journal.took(batch.offset + len(batch.lines))
     journal.tidy()

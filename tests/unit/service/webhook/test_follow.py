@@ -196,7 +196,9 @@ async def test_a_shard_that_is_already_of_the_next_index_is_waited_for(bed: Bed)
 
     class Watcher:
         def settings(self, settings: Settings) -> None: ...
+
         def link(self, connected: bool | None) -> None: ...
+
         def shard(self, number: int, users: Any) -> None:
             out.append(len(users))
 
@@ -295,7 +297,7 @@ async def test_a_start_needs_no_api_server(bed: Bed) -> None:
     bed.cluster.deliver(bed.documents())
     bed.follow.start()
     await until(bed.good)
-    await until(lambda: (bed.folder / "index").exists())
+    await until((bed.folder / "index").exists)
     await bed.follow.aclose()
     bed.cluster.away = True
     bed.begin()
@@ -325,7 +327,7 @@ async def test_what_was_older_before_a_restart_is_older_after_it(bed: Bed) -> No
 async def test_the_latest_time_is_kept_over_a_restart(bed: Bed) -> None:
     bed.copy.time.at_least(5_000_000_000.0)
     bed.follow.start()
-    await until(lambda: (bed.folder / "clock").exists())
+    await until((bed.folder / "clock").exists)
     await bed.follow.aclose()
     bed.begin()
     assert bed.copy.now() >= 5_000_000_000.0
@@ -334,7 +336,7 @@ async def test_the_latest_time_is_kept_over_a_restart(bed: Bed) -> None:
 async def test_a_copy_on_disk_that_somebody_changed_is_not_used(bed: Bed) -> None:
     bed.cluster.deliver(bed.documents())
     bed.follow.start()
-    await until(lambda: (bed.folder / "index").exists())
+    await until((bed.folder / "index").exists)
     await bed.follow.aclose()
     data = bytearray((bed.folder / "index").read_bytes())
     data[20] ^= 1

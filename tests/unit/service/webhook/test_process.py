@@ -99,7 +99,11 @@ def test_it_says_why_it_cannot_start(auth: ApiAuth) -> None:
     auth.start(ready=False)
     assert auth.get("/readyz") == 503
     second = subprocess.run(
-        [*auth.program, "kube-api-auth", "--config", str(auth.write())], capture_output=True, text=True, timeout=60
+        [*auth.program, "kube-api-auth", "--config", str(auth.write())],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert second.returncode == 1
     assert "cannot start" in second.stderr
