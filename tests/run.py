@@ -7,7 +7,8 @@ find the log of a step that failed, and read at the end one line per part and th
 Parts stand in lanes, and lanes run side by side: each part of one lane after the other. On a cold machine compilers and
 debootstrap work while the checks do; on a warm one the checks fill, at low priority, what the tests on real clusters
 and machines leave of the processors while they wait. Those have deadlines, so there is one lane of each and no more.
-The faults mostly wait, and do so beside them; the tests of policies, which need clusters too, follow them there.
+The faults mostly wait, and do so beside them; the tests of policies, which need clusters too, follow them there. The
+tests of the authorized endpoint, on machines of kubeadm, go before molecule's.
 
 This file must not know how a check works: each part is a command that a developer can run by hand, and is printed.
 """
@@ -104,7 +105,7 @@ def parts() -> list[Part]:
         Part("galaxy-importer", [*checks, "importer"], {"lint"}),
         Part("sanity", [*checks, "sanity"], {"lint"}, 1800),
         pytest(
-            *("e2e", "--timeout=600", "tests/e2e", "--ignore=tests/e2e/policies"),
+            *("e2e", "--timeout=600", "tests/e2e", "--ignore=tests/e2e/policies", "--ignore=tests/e2e/endpoint"),
             group="e2e",
             deadline=2700,
             lane="clusters",
@@ -112,6 +113,7 @@ def parts() -> list[Part]:
         pytest("security", "--timeout=300", "tests/security", group="security", deadline=900, lane="clusters"),
         pytest("faults", "tests/faults", group="faults", deadline=2700, lane="faults"),
         pytest("policies", "--timeout=600", "tests/e2e/policies", group="e2e", deadline=1800, lane="faults"),
+        pytest("endpoint", "--timeout=600", "tests/e2e/endpoint", group="e2e", deadline=1800, lane="machines"),
         Part("molecule", [*checks, "molecule"], {"molecule"}, 1800, lane="machines"),
     ]
 

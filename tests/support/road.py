@@ -75,6 +75,8 @@ class Server:
     admin_token: str = ""
     program: Path = BIN / "mooring"
     database: str = ""
+    inside: tuple[str, ...] = ()
+    """A command prefix that takes the process into a network namespace, where `address` is."""
 
     @property
     def url(self) -> str:
@@ -107,7 +109,7 @@ class Server:
     def start(self, wait: bool = True) -> None:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self.program, "server", "run", "--config", self.config], stdout=log, stderr=log,
+                [*self.inside, self.program, "server", "run", "--config", self.config], stdout=log, stderr=log,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         if wait:
@@ -262,8 +264,11 @@ def with_environment(kubectl: Kubectl, **environment: str) -> Kubectl:
     return Kubectl(kubectl.binary, kubectl.kubeconfig, {**kubectl.environment, **environment})
 
 
-def agent_process(kubectl: Kubectl, folder: Path) -> subprocess.Popen[bytes]:
-    """Start `mooring agent` beside a cluster without nodes, with no more rights than its service account has."""
+def agent_process(kubectl: Kubectl, folder: Path, *more: str | Path) -> subprocess.Popen[bytes]:
+    """Start `mooring agent` beside a cluster without nodes, with no more rights than its service account has.
+
+    `more` are words of its command line.
+    """
     token = kubectl("create", "token", "mooring-agent", "--namespace", "mooring-system", "--duration", "12h").strip()
     config = kubectl.json("config", "view", "--raw", "--minify", "--flatten")
     config["users"][0]["user"] = {"token": token}
@@ -271,7 +276,7 @@ def agent_process(kubectl: Kubectl, folder: Path) -> subprocess.Popen[bytes]:
     path.write_text(json.dumps(config))
     path.chmod(0o600)
     with (folder / "agent.log").open("ab") as log:
-        return subprocess.Popen([BIN / "mooring", "agent", "--kubeconfig", path], stdout=log, stderr=log)
+        return subprocess.Popen([BIN / "mooring", "agent", "--kubeconfig", path, *more], stdout=log, stderr=log)
 
 
 def stop_process(process: subprocess.Popen[Any]) -> None:

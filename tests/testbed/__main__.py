@@ -41,6 +41,7 @@ def main() -> int:
     up.add_argument("--kubeadm", type=int, default=0, help="instead: so many control planes by kubeadm (root)")
     up.add_argument("--no-cluster", action="store_true", help="machines only")
     up.add_argument("--audit", action="store_true", help="keep the API server's audit log")
+    up.add_argument("--api-arg", action="append", default=[], metavar="ARG", help="an argument of kube-apiserver more")
     up.add_argument("--dir", type=Path, help="folder for kubeconfig, keys, logs and data (new or empty)")
     down = commands.add_parser("down", help="remove it and every trace")
     down.add_argument("--name", default="testbed")
@@ -88,6 +89,7 @@ def _up_alone(arguments: argparse.Namespace) -> int:
                 nodes=arguments.nodes,
                 controllers=arguments.controllers,
                 audit=arguments.audit,
+                api_args=arguments.api_arg,
                 # Machines cannot reach this machine's loopback.
                 address=machines.host if machines else None,
                 run=run,
@@ -156,6 +158,7 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
         "machines": arguments.machines,
         "kubeadm": arguments.kubeadm,
         "audit": arguments.audit,
+        "api_args": arguments.api_arg,
     }
 
 

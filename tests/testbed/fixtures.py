@@ -34,7 +34,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if "testbed_run" in used:
         binaries.ensure("api")
-    if "cluster_with_nodes" in used:
+    if "cluster_with_nodes" in used or any(item.get_closest_marker("nodes") for item in session.items):
         binaries.ensure("api", "control", "node")
         images.ensure_pause()
         images.ensure_py()

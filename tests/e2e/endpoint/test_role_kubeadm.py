@@ -142,6 +142,38 @@ def test_a_revoked_token_is_refused_before_the_api_server_forgets_it(
     apply(kubeadm_cluster, fleet.secrets())
 
 
+def test_bob_gets_in_again_after_kills_a_reboot_and_a_power_cut(
+    kubeadm_cluster: KubeadmCluster, bob: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """There is no server here at all, and nobody writes the Secrets anew."""
+    cluster, machines = kubeadm_cluster, kubeadm_cluster.machines
+
+    def let_in(name: str) -> bool:
+        return bob(name, "auth", "whoami", "-o", "name").returncode == 0
+
+    # What is killed on a node is started again by its kubelet, and goes on by itself.
+    machines["m1"].ssh("kill -9 $(pidof kube-apiserver)")
+    until("m1 lets him in", lambda: let_in("m1"), 90)
+    machines["m1"].ssh("kill -9 $(pgrep -f '[m]ooring kube-api-auth')")
+    until("m1 lets him in", lambda: let_in("m1"), 90)
+    print(f"m2 rebooted in {cluster.reboot('m2'):.1f} s")
+    assert let_in("m3"), "the others serve meanwhile"
+    until("m2 lets him in", lambda: let_in("m2"), 120)
+    machines["m3"].cut()
+    assert let_in("m1")
+    machines["m3"].up()
+    until("m3 lets him in", lambda: let_in("m3"), 120)
+    cluster.wait_ready()
+    for name in NODES:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"sail-{name}", "namespace": "default"}}
+        container = {"name": "c", "image": images.PY, "imagePullPolicy": "Never", "command": ["sleep", "100000"]}
+        apply(cluster, [{**pod, "spec": {"nodeName": name, "containers": [container]}}])
+    pods = [f"pod/sail-{name}" for name in NODES]
+    cluster.kubectl("wait", "--for=condition=Ready", *pods, "--timeout=90s", timeout=120)
+    cluster.kubectl("delete", *pods, "--wait=false")
+    assert "Forbidden" in bob("m2", "get", "nodes").stderr
+
+
 def test_kubeadm_writes_the_same_flags(kubeadm_cluster: KubeadmCluster) -> None:
     machine = kubeadm_cluster.machines["m3"]
     machine.ssh("cat > /root/cc.yaml", input=kubeadm_config(kubeadm_cluster))
