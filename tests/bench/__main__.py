@@ -20,7 +20,7 @@ from bench import builds, options, plot, results, table
 from bench.context import Bench
 from bench.options import OUT, Options
 from bench.processes import Failed
-from bench.scenarios import beside, execs, idle, rates, soak, tokenreview, tunnels, watches
+from bench.scenarios import beside, direct, execs, idle, rates, soak, tokenreview, tunnels, watches
 from bench.upstream import Trust
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {
@@ -33,6 +33,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "idle": idle.run,
     "watches": watches.run,
     "tokenreview": tokenreview.run,
+    "direct": direct.run,
     "soak": soak.run,
 }
 QUICK = "quick"

@@ -45,7 +45,7 @@ def test_a_goal_that_was_not_measured_is_not_met() -> None:
         "cpu_per_request_ratio", "p50_c1_ratio", "added_latency_ms", "throughput_c32_ratio", "bulk_ratio",
         "p99_c32_ratio", "small_beside_bulk_ms", "exec_per_s", "idle_tunnel_kb", "reconnect_500_s",
         "agent_idle_rss_mb", "agent_idle_mb_per_day", "watch_events_lost", "tokenreview_p99_ms", "tokenreview_rss_mb",
-        "tokenreview_start_s", "soak_rss_growth_ratio",
+        "tokenreview_start_s", "direct_added_ms", "soak_rss_growth_ratio",
     ]  # fmt: skip
     assert found["watch_events_lost"] == {"value": 0, "goal": 0, "unit": "events", "met": True}
     assert found["exec_per_s"]["met"] is False
