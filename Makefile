@@ -9,10 +9,10 @@ SERVICE := roles/server/files/service
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/tests
 
-.PHONY: help venv lock demo demo-stop test lint unit e2e security mutants faults faults-table soak molecule bench bench-table bench-policies compiled fuzz testbed-up testbed-down openapi roles clean
+.PHONY: help venv lock demo demo-server-stop demo-stop test lint unit e2e security mutants faults faults-table soak molecule bench bench-table bench-policies compiled fuzz testbed-up testbed-down openapi roles clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.ready ## Make the development environment in .venv from requirements/dev.lock
 
@@ -37,6 +37,9 @@ ifeq ($(origin KUBECONFIG),environment)
 	@echo "KUBECONFIG of the environment is not used: say 'make demo KUBECONFIG=$(KUBECONFIG)' to import that cluster."
 endif
 	@$(PY) -m demo up $(if $(filter command line,$(origin KUBECONFIG)),--kubeconfig '$(KUBECONFIG)')
+
+demo-server-stop: venv ## Stop the demo's server, run Bob's kubectl straight to the cluster, start the server again
+	@$(PY) -m demo server-stop
 
 demo-stop: venv ## Remove all that the demo started
 	@$(PY) -m demo down

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m demo up | down`: what `make demo` and `make demo-stop` call."""
+"""`python -m demo up | down | server-stop`: what `make demo`, `make demo-stop` and `make demo-server-stop` call."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from demo import steps
-from demo.steps import DEMO, LOG, ROOT, StepFailed, run, running, start, step, until
-from demo.walk import walk
+from demo import direct, steps
+from demo.steps import DEMO, LOG, ROOT, StepFailed, fetch, run, running, start, step, until
+from demo.walk import walk, walk_directly, walk_without
 
 BIN = Path(sys.executable).parent
 SERVER = DEMO / "server"
@@ -86,6 +87,7 @@ def cluster(user_kubeconfig: str | None) -> tuple[Path, Path]:
             TESTBED,
             "--dir",
             DEMO / "cluster",
+            *(f"--api-arg={flag}" for flag in direct.flags()),
         ]
         facts = json.loads(run(command, "cluster", deadline=120))
         version = run([folder / "kubectl", "--kubeconfig", facts["kubeconfig"], "version"], "cluster")
@@ -113,7 +115,8 @@ def server() -> None:
         def ready() -> bool:
             if not running("server"):
                 raise StepFailed("the server ended", log)
-            return b'"ready"' in fetch(f"{url}/readyz") or b"ok" in fetch(f"{url}/readyz")
+            said = fetch(f"{url}/readyz", SERVER / "tls" / "ca.crt")
+            return b'"ready"' in said or b"ok" in said
 
         until(f"{url}/readyz", ready, 30, log)
         print(f"   {url}")
@@ -138,17 +141,31 @@ def server() -> None:
         print("   .demo/admin.env holds MOORING_URL, MOORING_TOKEN and MOORING_CA_FILE")
 
 
-def fetch(url: str) -> bytes:
-    import ssl
-    import urllib.error
-    import urllib.request
+def announce(kubeconfig: Path, kubectl: Path) -> None:
+    """Tell the server of the cluster's own endpoint, before the cluster is imported: its manifest depends on it."""
+    with step("Say that people may go straight to the cluster: mooring cluster endpoint set"):
+        view: list[str | Path] = [kubectl, "--kubeconfig", kubeconfig, "config", "view", "--raw", "--minify", "-o"]
+        address = run([*view, "jsonpath={.clusters[0].cluster.server}"], "endpoint").removeprefix("https://")
+        mooring: list[str | Path] = [BIN / "mooring", "cluster"]
+        if CLUSTER not in run([*mooring, "list"], "endpoint", env=environment()):
+            run([*mooring, "create", CLUSTER], "endpoint", env=environment())
+        fqdn = address.replace("127.0.0.1", "localhost")
+        words: list[str | Path] = [
+            "--mode",
+            "webhook",
+            "--fqdn",
+            fqdn,
+            "--ca-file",
+            DEMO / "cluster" / "pki" / "ca.crt",
+        ]
+        run([*mooring, "endpoint", "set", CLUSTER, *words], "endpoint", env=environment())
+        print(f"   {address}, for an hour each: a token of this cluster and of no other")
 
-    context = ssl.create_default_context(cafile=str(SERVER / "tls" / "ca.crt"))
-    try:
-        with urllib.request.urlopen(url, context=context, timeout=5) as answer:  # noqa: S310 our own https server
-            return bytes(answer.read())
-    except (OSError, urllib.error.URLError):
-        return b""
+
+def endpoint_facts() -> dict[str, Any]:
+    """What kube-api-auth has to know of the cluster."""
+    return dict(json.loads(run([BIN / "mooring", "cluster", "endpoint", "show", CLUSTER, "-o", "json"], "endpoint",
+                               env=environment())))  # fmt: skip
 
 
 def playbook(name: str, **variables: object) -> list[str]:
@@ -226,7 +243,7 @@ def start_agent(kubeconfig: Path, kubectl: Path) -> None:
     start("agent", [BIN / "mooring", "agent", "--kubeconfig", path])
 
 
-def bob(kubectl: Path) -> None:
+def bob(kubectl: Path, has_direct: bool) -> None:
     with step("Make Bob, his team and its role: demo/bob.yml"):
         run(
             [BIN / "mooring", "kubeconfig", "--token", "-o", DEMO / "admin.kubeconfig"], "kubeconfig", env=environment()
@@ -247,11 +264,16 @@ def bob(kubectl: Path) -> None:
             "bob-login", env=home,
         )  # fmt: skip
         run([BIN / "mooring", "kubeconfig", "--token", "-o", DEMO / "bob.kubeconfig"], "bob-kubeconfig", env=home)
-        kubeconfig = ["--kubeconfig", str(DEMO / "bob.kubeconfig")]
-        run([kubectl, *kubeconfig, "config", "set-context", "--current", "--namespace", NAMESPACE], "bob-kubeconfig")
-        print(f"   .demo/bob.kubeconfig, in the namespace {NAMESPACE}")
+        contexts = [CLUSTER, *[f"{CLUSTER}-fqdn"] * has_direct]
+        for context in contexts:
+            words = ["config", "set-context", context, "--namespace", NAMESPACE]
+            run([kubectl, "--kubeconfig", DEMO / "bob.kubeconfig", *words], "bob-kubeconfig")
+        print(f"   .demo/bob.kubeconfig, in the namespace {NAMESPACE}; contexts: {', '.join(contexts)}")
     with step("What Bob runs"):
         walk(kubectl)
+    if has_direct:
+        with step(f"What Bob runs on the context {CLUSTER}-fqdn, straight to the cluster"):
+            walk_directly(kubectl, f"{CLUSTER}-fqdn")
 
 
 def up(user_kubeconfig: str | None) -> None:
@@ -268,8 +290,14 @@ def up(user_kubeconfig: str | None) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(kubectl)
     server()
+    # Flags of an API server that is somebody's own are not the demo's to set.
+    has_direct = user_kubeconfig is None
+    if has_direct:
+        announce(kubeconfig, kubectl)
     import_cluster(kubeconfig, kubectl)
-    bob(kubectl)
+    if has_direct:
+        direct.begin(kubectl, kubeconfig, endpoint_facts())
+    bob(kubectl, has_direct)
     print(
         f"""
 The demo is up ({time.monotonic() - begin:.0f} s). Try:
@@ -280,8 +308,38 @@ The demo is up ({time.monotonic() - begin:.0f} s). Try:
   kubectl --kubeconfig .demo/admin.kubeconfig get namespaces
   source .demo/admin.env && .venv/bin/mooring cluster list
   tail -n 3 .demo/server/audit.log                          # who did what
-  make demo-stop                                            # remove it all"""
+{STOPPED if has_direct else ""}  make demo-stop                                            # remove it all"""
     )
+
+
+STOPPED = """\
+  kubectl --kubeconfig .demo/bob.kubeconfig --context demo-fqdn get configmaps   # straight to the cluster
+  make demo-server-stop                                     # the same without the server
+"""
+
+
+def server_stop() -> None:
+    """Stop the server, see that Bob goes on, and start it again."""
+    if not running("server") or not direct.KEPT.exists():
+        sys.exit("There is no demo with a direct context that is up: run `make demo` first.")
+    kubectl = (DEMO / "bin" / "kubectl").resolve()
+    with step("Stop the server, as a crash does: kill -9"):
+        steps.stop("server", crash=True)
+    try:
+        with step("What Bob runs through the server"):
+            walk_without(kubectl, CLUSTER)
+        with step(f"What Bob runs on the context {CLUSTER}-fqdn"):
+            walk_directly(kubectl, f"{CLUSTER}-fqdn")
+    finally:
+        server()
+
+    def connected() -> bool:
+        done = run([BIN / "mooring", "cluster", "get", CLUSTER, "-o", "json"], "connected", env=environment())
+        return bool(json.loads(done)["state"] == "connected")
+
+    with step("The agent comes back by itself"):
+        until("the cluster is connected", connected, 60, LOG / "agent.log")
+        walk_directly(kubectl, CLUSTER)
 
 
 def down() -> None:
@@ -291,7 +349,7 @@ def down() -> None:
     chosen = (DEMO / "chosen").read_text() if (DEMO / "chosen").exists() else ""
     if chosen not in ("", "test bed") and running("server"):
         remove_from(Path(chosen).expanduser().absolute())
-    for name in ("agent", "server"):
+    for name in ("kube-api-auth", "agent", "server"):
         steps.stop(name)
     if (DEMO / "cluster").exists():
         try:
@@ -327,10 +385,13 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("up", help="start what is not running and run what Bob runs")
     command.add_argument("--kubeconfig", help="import this cluster instead of starting one")
+    commands.add_parser("server-stop", help="stop the server, run Bob's kubectl directly, start the server again")
     commands.add_parser("down", help="remove all that `up` made")
     arguments = parser.parse_args()
     if arguments.command == "up":
         up(arguments.kubeconfig or None)
+    elif arguments.command == "server-stop":
+        server_stop()
     else:
         down()
 

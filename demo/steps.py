@@ -10,9 +10,12 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -88,6 +91,16 @@ def until(what: str, true: Callable[[], bool], deadline: float, log: Path | None
         time.sleep(0.1)
 
 
+def fetch(url: str, ca: Path) -> bytes:
+    """What an https server of the demo says; nothing if it does not answer, or not with success."""
+    context = ssl.create_default_context(cafile=str(ca))
+    try:
+        with urllib.request.urlopen(url, context=context, timeout=5) as answer:  # noqa: S310 our own https server
+            return bytes(answer.read())
+    except (OSError, urllib.error.URLError):
+        return b""
+
+
 # --- processes that stay after this one ends
 
 
@@ -130,12 +143,15 @@ def start(name: str, command: Sequence[str | Path], env: Mapping[str, str] | Non
     return path
 
 
-def stop(name: str, deadline: float = 10) -> None:
-    """Stop a process that `start` started, if it is still the same one."""
+def stop(name: str, deadline: float = 10, *, crash: bool = False) -> None:
+    """Stop a process that `start` started, if it is still the same one; `crash`: by SIGKILL, with all that it began."""
     state = load()
     if running(name):
         pid = state[name]["pid"]
-        os.kill(pid, signal.SIGTERM)
+        if crash:
+            os.killpg(pid, signal.SIGKILL)  # it leads a session of its own
+        else:
+            os.kill(pid, signal.SIGTERM)
         end = time.monotonic() + deadline
         while running(name) and time.monotonic() < end:
             with contextlib.suppress(ChildProcessError):

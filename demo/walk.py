@@ -13,25 +13,28 @@ from pathlib import Path
 
 from demo.steps import DEMO, StepFailed, until
 
+FORBIDDEN = "orbidden"
+
 
 class Bob:
     """Runs kubectl as Bob and prints what he would see."""
 
-    def __init__(self, kubectl: Path, kubeconfig: Path) -> None:
+    def __init__(self, kubectl: Path, kubeconfig: Path, context: str = "") -> None:
         self.kubectl = kubectl
         self.kubeconfig = kubeconfig
+        self.context = [f"--context={context}"] if context else []
 
     def command(self, *words: str) -> list[str]:
-        return [str(self.kubectl), "--kubeconfig", str(self.kubeconfig), *words]
+        return [str(self.kubectl), "--kubeconfig", str(self.kubeconfig), *self.context, *words]
 
-    def run(self, *words: str, refused: bool = False) -> str:
-        """Run one command and print it; `refused` says that the cluster must forbid it."""
-        print(f"   $ kubectl {' '.join(words)}", flush=True)
+    def run(self, *words: str, refused: str = "") -> str:
+        """Run one command and print it; `refused` is what must be said by whoever refuses it."""
+        print(f"   $ kubectl {' '.join([*self.context, *words])}", flush=True)
         done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=60, check=False)
         output = (done.stdout + done.stderr).rstrip()
         for line in output.splitlines()[:14]:
             print(f"     {line}", flush=True)
-        if refused != bool(done.returncode) or (refused and "orbidden" not in output):
+        if bool(refused) != bool(done.returncode) or refused not in output:
             raise StepFailed(f"`kubectl {' '.join(words)}` {'was not refused' if refused else 'failed'}")
         return output
 
@@ -78,5 +81,22 @@ def walk(kubectl: Path) -> None:
     bob.quiet("delete", "configmap", "tide", "--ignore-not-found")
     bob.run("create", "configmap", "tide", "--from-literal=high=06:12")
     bob.run("get", "configmaps")
-    bob.run("get", "secrets", "--namespace", "kube-system", refused=True)
+    bob.run("get", "secrets", "--namespace", "kube-system", refused=FORBIDDEN)
     bob.watch(("create", "configmap", "harbour", "--from-literal=open=yes"))
+
+
+def walk_directly(kubectl: Path, context: str) -> None:
+    """The same rights on another road."""
+    bob = Bob(kubectl, DEMO / "bob.kubeconfig", context)
+    os.environ.pop("KUBECONFIG", None)
+    bob.run("auth", "whoami")
+    bob.quiet("delete", "configmap", "ebb", "--ignore-not-found")
+    bob.run("create", "configmap", "ebb", "--from-literal=low=12:31")
+    bob.run("get", "configmaps")
+    bob.run("get", "secrets", "--namespace", "kube-system", refused=FORBIDDEN)
+
+
+def walk_without(kubectl: Path, context: str) -> None:
+    """What a road says that leads through a server which is not there."""
+    os.environ.pop("KUBECONFIG", None)
+    Bob(kubectl, DEMO / "bob.kubeconfig", context).run("get", "configmaps", refused="refused")
