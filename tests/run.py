@@ -7,8 +7,8 @@ find the log of a step that failed, and read at the end one line per part and th
 Parts stand in lanes, and lanes run side by side: each part of one lane after the other. On a cold machine compilers and
 debootstrap work while the checks do; on a warm one the checks fill, at low priority, what the tests on real clusters
 and machines leave of the processors while they wait. Those have deadlines, so there is one lane of each and no more.
-The faults mostly wait, and do so beside them; the tests of policies, which need clusters too, follow them there. The
-tests of the authorized endpoint, on machines of kubeadm, go before molecule's.
+The faults mostly wait, and do so beside them; the tests of policies and of the authorized endpoint, which need clusters
+too, follow them there. A kubeadm cluster is made of machines, so its part goes before molecule's.
 
 This file must not know how a check works: each part is a command that a developer can run by hand, and is printed.
 """
@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "logs"
 PY = sys.executable
 HEARTBEAT = 20.0  # seconds between two signs of life of a long part
+KUBEADM = "tests/e2e/endpoint/test_role_kubeadm.py"
 LOOK = 0.2  # seconds between two looks whether a part has ended
 print_lock = threading.Lock()
 started = time.monotonic()
@@ -113,7 +114,13 @@ def parts() -> list[Part]:
         pytest("security", "--timeout=300", "tests/security", group="security", deadline=900, lane="clusters"),
         pytest("faults", "tests/faults", group="faults", deadline=2700, lane="faults"),
         pytest("policies", "--timeout=600", "tests/e2e/policies", group="e2e", deadline=1800, lane="faults"),
-        pytest("endpoint", "--timeout=600", "tests/e2e/endpoint", group="e2e", deadline=1800, lane="machines"),
+        pytest(
+            *("endpoint", "--timeout=600", "tests/e2e/endpoint", f"--ignore={KUBEADM}"),
+            group="e2e",
+            deadline=1800,
+            lane="faults",
+        ),
+        pytest("kubeadm", "--timeout=900", KUBEADM, group="e2e", deadline=1800, lane="machines"),
         Part("molecule", [*checks, "molecule"], {"molecule"}, 1800, lane="machines"),
     ]
 
