@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attack class 8: an agent's credentials tried on every path of the REST API, on the proxy, and in its own cluster.
 
-An agent is known at `/tunnel/connect` and, for its own policy, at `/api/v1/agents/policy`, and nowhere else: it reads
-no cluster, not even its own, and lists nothing.
+An agent is known at `/tunnel/connect` and, for what is its own, at `/api/v1/agents/policy`, `endpoint` and `audit`, and
+nowhere else: it reads no cluster, not even its own, and lists nothing.
 Guards: `authn/tokens.py` and `authn/index.py` (only `mrg_` tokens of users are bearers), `api/access.py` (each route
 says who may call it), `proxy/chain.py` (`authenticate`), `kube/rights.py` (what its service accounts may do).
 """
@@ -23,8 +23,10 @@ from .test_05_agent_of_another import stolen
 
 METHODS = ("get", "post", "put", "patch", "delete")
 PUBLIC = {("post", "/api/v1/login"), ("post", "/api/v1/agents/register")}
-OWN = ("get", "/api/v1/agents/policy")
-"""Where the JWT of an agent is taken, once (classes 5 and 7 attack it)."""
+AUDIT = "/api/v1/agents/audit"
+JOURNAL = ((b"Mooring-Journal", b"a-aaaaaaaaaaaa"), (b"Mooring-Offset", b"0"))
+OWN = {("get", "/api/v1/agents/policy"), ("post", "/api/v1/agents/endpoint"), ("post", AUDIT)}
+"""Where the JWT of an agent is taken, once (classes 5, 7 and 21 attack it)."""
 
 
 def credentials(road: Road, glass: Glass) -> dict[str, str]:
@@ -67,10 +69,12 @@ def test_no_credential_of_an_agent_opens_any_path(road: Road, glass: Glass, clie
     begin = road.a.position()
     for what, secret in credentials(road, glass).items():
         for method, path in paths:
-            if (method, path) == OWN and "JWT" in what:
+            if (method, path) in OWN and "JWT" in what:
                 continue
             for scheme in (b"Bearer ", b"bearer "):
-                headers = [(b"Authorization", scheme + secret.encode()), (b"Content-Type", b"application/json")]
+                kind = b"application/x-ndjson" if path == AUDIT else b"application/json"
+                headers = [(b"Authorization", scheme + secret.encode()), (b"Content-Type", kind)]
+                headers += JOURNAL if path == AUDIT else ()
                 answer = client.request(method.upper(), path, headers, b"{}" if method != "get" else b"")
                 wanted = (400, 422) if (method, path) in PUBLIC else (401,)
                 assert answer.status in wanted, (what, method, path, str(answer))

@@ -18,7 +18,14 @@ from support.rawhttp import RawClient, bearer
 from .conftest import Person, Road, new_source
 
 ROOT = Path(__file__).resolve().parents[2]
-OPEN_TO_ALL = {("post", "/api/v1/login"), ("post", "/api/v1/agents/register"), ("get", "/api/v1/agents/policy")}
+AUDIT = "/api/v1/agents/audit"
+OPEN_TO_ALL = {
+    ("post", "/api/v1/login"),
+    ("post", "/api/v1/agents/register"),
+    ("get", "/api/v1/agents/policy"),
+    ("post", "/api/v1/agents/endpoint"),
+    ("post", AUDIT),
+}
 OF_EVERY_USER = {
     ("get", "/api/v1/whoami"),
     ("post", "/api/v1/logout"),
@@ -85,7 +92,8 @@ def test_every_operation_refuses_who_may_not_call_it(road: Road, client: RawClie
         ):
             if (token, method, template) == (eve.token, "post", "/api/v1/logout"):
                 continue  # her right, and the end of her part
-            headers = [*(bearer(token) if token else ()), (b"Content-Type", b"application/json")]
+            kind = b"application/x-ndjson" if template == AUDIT else b"application/json"
+            headers = [*(bearer(token) if token else ()), (b"Content-Type", kind)]
             with road.dial(new_source()) as stranger:
                 status = stranger.request(method.upper(), path, headers, body).status
             wanted: tuple[int, ...] = {"nobody": (401,), "a cluster's token": (403,)}.get(who, (403, 404))

@@ -116,7 +116,7 @@ def test_names_that_are_allowed_stay_data_wherever_they_go(
         [document] = list(yaml.safe_load_all(text))
         assert [cluster["name"] for cluster in document["clusters"]] == ["aft"], name
         assert document["clusters"][0]["cluster"]["server"] == f"{server.url}/k8s/clusters/aft", name
-        assert all(set(user["user"]) == {"token"} for user in document["users"]), name
+        assert all(set(user["user"]) == {"token", "extensions"} for user in document["users"]), name
         who = road.whoami(client, road.a, token)
         assert who.status == 201, (name, str(who))
         info = who.json()["status"]["userInfo"]

@@ -99,6 +99,7 @@ def quay(testbed_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.mark.timeout(300)
 def test_without_the_server_the_table_is_the_same(quay: Quay) -> None:
     callers = {role: quay.issue(role) for role in ROLES}
+    until("the endpoint lets them in", lambda: all(caller.status() in (200, 403) for caller in callers.values()), 30)
     quay.crash()
     found = []
     for role, caller in callers.items():
