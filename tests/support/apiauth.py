@@ -217,6 +217,7 @@ class Direct:
         self.auth = ApiAuth(folder)
         self.plane = ControlPlane(name, audit=True, api_args=self.auth.flags(guard=guard), run=run)
         self.sealer = Sealer()
+        self._put_at = 0  # characters of kube-api-auth's log when documents were written last
 
     # --- life
 
@@ -266,13 +267,15 @@ class Direct:
 
     def put(self, documents: Documents, *, connected: bool | None = True) -> None:
         """Write these documents into the Secrets."""
+        self._put_at = len(self.auth.log)
         for thing in secret_objects(documents, connected=connected):
             self.plane.apply(thing)
 
     def taken(self, revision: int | None = None) -> None:
-        """Wait until kube-api-auth has taken a revision over: the last that was signed."""
+        """Wait until kube-api-auth has taken a revision over, since documents were written last: by default the last
+        that was signed. Revisions begin again with each registration, so the same number may be in the log before."""
         wanted = self.sealer.revision if revision is None else revision
-        until(f"revision {wanted} is taken over", lambda: f'"revision": {wanted},' in self.auth.log, 20)
+        until(f"revision {wanted} is taken over", lambda: f'"revision": {wanted},' in self.auth.log[self._put_at :], 20)
 
     def call(
         self, token: str, path: str, method: str = "GET", body: Any = None, headers: Mapping[str, str] | None = None
