@@ -19,6 +19,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from mooring.control.noted import write_noted
 from mooring.control.status import MAX_MESSAGE, clean
 from mooring.lib import logging
 from mooring.lib.clock import Clock
@@ -30,8 +31,6 @@ MAX_NODES: Final = 32  # control planes
 MAX_CA: Final = 64 * 1024  # characters of PEM
 MAX_CERTIFICATES: Final = 16
 SAME_AGAIN: Final = 60.0  # seconds after which a status is written again that says the same
-WRITE_EVERY: Final = 1.0  # seconds between two writes, at least
-RETRY: Final = 30.0  # seconds until what could not be written is tried again
 _MOST: Final = 2**53  # of a number that JSON carries exactly
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _DNS_NAME: Final = re.compile(
@@ -135,7 +134,9 @@ class EndpointStatuses:
 
     def start(self) -> None:
         """Write from now on."""
-        self._tasks.spawn(self._write_all(), "write")
+        self._tasks.spawn(
+            write_noted(self._write, self.flush, "what agents said of endpoints was not written"), "write"
+        )
 
     async def aclose(self) -> None:
         """Write what is still noted, if the database answers within 5 seconds."""
@@ -178,18 +179,3 @@ class EndpointStatuses:
         except BaseException:
             self._noted = {**noted, **self._noted}
             raise
-
-    async def _write_all(self) -> None:
-        while True:
-            await self._write.wait()
-            self._write.clear()
-            pause = WRITE_EVERY
-            try:
-                await self.flush()
-            except StoreUnavailable:
-                self._write.set()
-                pause = RETRY
-            except Exception as error:
-                # One bad row must not end the only writer; what was noted is tried again with the next change.
-                self._log.exception("what agents said of endpoints was not written", error=repr(error))
-            await asyncio.sleep(pause)

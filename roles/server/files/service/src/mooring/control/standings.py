@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from mooring.control import policystatus
 from mooring.control.drift import DriftLog
+from mooring.control.noted import write_noted
 from mooring.lib import logging, metrics
 from mooring.lib.clock import Clock
 from mooring.lib.tasks import Supervisor
@@ -23,9 +24,6 @@ from mooring.policy.render import ClusterFacts
 from mooring.policy.standing import STATES, Standing, State, stand
 from mooring.store.policies import PolicyFault, PolicyStatus
 from mooring.store.ports import Paging, Store, StoreUnavailable
-
-WRITE_EVERY: Final = 1.0  # seconds between two writes, at least
-RETRY: Final = 30.0  # seconds until what could not be written is tried again
 
 
 @dataclass(slots=True)
@@ -61,7 +59,7 @@ class Standings:
             metrics.POLICY_CLUSTERS.labels(state).set_function(lambda state=state: self._count(state))  # type: ignore[misc]
         metrics.POLICY_LAG.set_function(self._longest_lag)
         metrics.POLICY_ERRORS.set_function(lambda: sum(len(known.status.errors) for known in self.known.values()))
-        self._tasks.spawn(self._write_all(), "write")
+        self._tasks.spawn(write_noted(self._write, self.flush, "how policies were applied was not written"), "write")
 
     async def aclose(self) -> None:
         """Write what is still noted, if the database answers within 5 seconds."""
@@ -167,21 +165,6 @@ class Standings:
                 noted[cluster_id].desire_noted |= desired
                 noted[cluster_id].report_noted |= reported
             raise
-
-    async def _write_all(self) -> None:
-        while True:
-            await self._write.wait()
-            self._write.clear()
-            pause = WRITE_EVERY
-            try:
-                await self.flush()
-            except StoreUnavailable:
-                self._write.set()
-                pause = RETRY
-            except Exception as error:
-                # One bad row must not end the only writer; what was noted is tried again with the next change.
-                self._log.exception("how policies were applied was not written", error=repr(error))
-            await asyncio.sleep(pause)
 
     # --- counted ----------------------------------------------------------------------------------------------------
 
