@@ -15,6 +15,7 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.ready ## Make the development environment in .venv from requirements/dev.lock
+	@$(PY) tests/support/wheels.py
 
 $(VENV)/.ready: requirements/dev.lock requirements/bootstrap.lock $(SERVICE)/pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Mooring needs Python 3.11 or newer, this is %d.%d: set PYTHON=" % v[:2])'

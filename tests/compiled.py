@@ -9,16 +9,16 @@ compiler takes minutes.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+from support.wheels import NotBuilt, compiled_wheel
+
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "compiled"
-IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info")
-TESTS = ("wire", "net", "policy", "authn", "tunnel")
+TESTS = ("wire", "net", "policy", "authn", "tunnel", "proxy", "edge", "agent")
 SEEN = "import mooring.wire.mux, mooring.proxy.chain, mooring.agent.dispatch, sys; \
 sys.exit(not all(m.__file__.endswith('.so') for m in (mooring.wire.mux, mooring.proxy.chain, mooring.agent.dispatch)))"
 
@@ -30,14 +30,11 @@ def run(words: list[str | Path], **environment: str) -> int:
 
 
 def main() -> int:
-    shutil.rmtree(OUT, ignore_errors=True)
-    uv = Path(sys.executable).with_name("uv")
-    # A copy: the hook moves files about while it works, and one that is broken off would leave the tree like that.
-    service = shutil.copytree(ROOT / "roles/server/files/service", OUT / "service", ignore=IGNORED)
-    build: list[str | Path] = [uv, "build", "--wheel", "--python", sys.executable, "--out-dir", OUT, service]
-    if run(build, HATCH_BUILD_HOOK_ENABLE_MYPYC="true"):
+    try:
+        wheel = compiled_wheel(Path(sys.executable).with_name("uv"), ROOT, OUT, Path(sys.executable))
+    except NotBuilt as problem:
+        print(problem, file=sys.stderr)
         return 1
-    (wheel,) = OUT.glob("*.whl")
     site = OUT / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
@@ -45,7 +42,8 @@ def main() -> int:
         print("the wheel was built, but its data path is not compiled", file=sys.stderr)
         return 1
     folders = [ROOT / "tests/unit/service" / name for name in TESTS]
-    return run([sys.executable, "-m", "pytest", "-q", "-o", f"pythonpath={site} tests", *folders], PYTHONPATH=str(site))
+    path = f"{site}:{ROOT / 'tests'}"
+    return run([sys.executable, "-m", "pytest", "-q", "-o", f"pythonpath={site} tests", *folders], PYTHONPATH=path)
 
 
 if __name__ == "__main__":

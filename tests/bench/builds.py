@@ -17,12 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support import wheels
+
 from bench.options import OUT, ROOT
 from bench.processes import Failed
 
 PEER = Path(__file__).parent / "peer"
 PROGRAMS = ("peer", "stub", "load", "agents")
-SERVICE = Path("roles/server/files/service")
+SERVICE = wheels.SERVICE
 DEBIAN = Path("/usr/bin/python3")
 
 
@@ -111,6 +113,10 @@ class Build:
 def service(name: str, source: Path, *, compiled: bool = False) -> Build:
     """An environment with the service of a source tree and the locked versions of what it needs. Raises Failed."""
     python, project, lock = interpreter(), source / SERVICE, source / "requirements/dev.lock"
+    try:
+        wheels.require_sources(source)
+    except wheels.MachineCode as problem:
+        raise Failed(str(problem)) from None
     if compiled and "mypyc" not in (project / "pyproject.toml").read_text():
         raise Failed(f"COMPILED=1: the service in {source} has no build with mypyc")
     key = digest(str(python), str(source), lock, project / "pyproject.toml", "compiled" if compiled else "")
@@ -123,13 +129,17 @@ def service(name: str, source: Path, *, compiled: bool = False) -> Build:
         for old in folder.parent.glob(f"{name}-*"):
             shutil.rmtree(old)
         uv = ROOT / ".venv/bin/uv"
+        target: list[str | Path] = ["--editable", f"{project}[server,cli]"]
+        if compiled:
+            try:
+                wheel = wheels.compiled_wheel(uv, source, OUT / "wheel" / name, python)
+            except wheels.NotBuilt as problem:
+                raise Failed(str(problem)) from None
+            target = [f"mooring[server,cli] @ {wheel.as_uri()}"]
         run([uv, "venv", "--quiet", "--python", python, folder])
         install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", build.python, "--constraint", lock]
-        target = [f"mooring[server,cli] @ {project.as_uri()}"] if compiled else ["--editable", f"{project}[server,cli]"]
         # Constraints with hashes are checked by uv; a package that the lock does not name would be refused.
-        run(
-            [*install, "--compile-bytecode", *target], env={"HATCH_BUILD_HOOK_ENABLE_MYPYC": "true"} if compiled else {}
-        )
+        run([*install, "--compile-bytecode", *target])
         (folder / ".ready").touch()
     return build
 
