@@ -12,7 +12,10 @@ import tracemalloc
 from typing import cast
 
 import pytest
+from mooring.proxy.ports import Client
 from mooring.wire.frames import Code
+from mooring.wire.headers import ResponseHead
+from mooring.wire.http1_request import Request
 from support.edgebed import Edge, MakeEdge, until
 
 PODS = "/k8s/clusters/alpha/api/v1/pods"
@@ -299,6 +302,65 @@ async def test_malformed_request_is_answered_and_the_connection_closed(edge: Edg
     assert b"Connection: close\r\n" in answer
     assert answer.count(b"X-Request-Id: ") == 1
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["code"] == status
+
+
+class Faulty:
+    """An exchange that has a fault where it is told so. `told` is what it heard."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+        self.told: list[str] = []
+
+    def _hear(self, name: str) -> None:
+        self.told.append(name)
+        if name == self._at:
+            raise ZeroDivisionError(name)
+
+    def client_data(self, data: bytes) -> None:
+        self._hear("data")
+
+    def client_end(self) -> None:
+        self._hear("end")
+
+    def client_drained(self) -> None:
+        self._hear("drained")
+
+    def client_gone(self) -> None:
+        self._hear("gone")
+
+
+@pytest.mark.parametrize("at", ["data", "end"])
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_fault_while_a_body_came_dropped_the_connection_without_an_answer(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, at: str, answered: bool
+) -> None:
+    """It went up into the event loop, which closed the transport: no answer, no line that names the request."""
+    unhandled: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _unused, context: unhandled.append(context))
+    faulty = Faulty(at)
+
+    def handle(client: Client, request: Request) -> Faulty:
+        if answered:
+            client.respond(ResponseHead(200, b"OK", []), fin=False)
+        return faulty
+
+    monkeypatch.setattr(edge.world.chain, "handle", handle)
+    peer = await edge.connect()
+    await peer.send(edge.get(PODS, "bob", "Content-Length: 2", method="POST"))
+    if answered:
+        assert b"200 OK" in await peer.until(b"\r\n\r\n")
+    await peer.send(b"ab")
+    answer = await peer.rest()
+    if answered:
+        assert answer == b""  # not even the end of its body: a break that can be seen
+    else:
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"Connection: close\r\n" in answer
+        assert "the server's log has it under" in json.loads(answer.split(b"\r\n\r\n", 1)[1])["message"]
+    assert faulty.told == ["data", *(["end"] if at == "end" else []), "gone"]
+    assert unhandled == []
+    peer.close()
+    await until(lambda: not edge.listener._connections)
 
 
 async def test_malformed_chunk_within_a_body_resets_the_stream(edge: Edge) -> None:

@@ -162,7 +162,10 @@ class Connection(asyncio.BufferedProtocol):
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(_BUFFER[:nbytes]))
+        try:
+            self.data_received(bytes(_BUFFER[:nbytes]))
+        except Exception:
+            self._failed()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client's."""
@@ -187,14 +190,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         handler = self._handler
-        if handler is None:
-            return False
-        if self._raw:
-            handler.client_end()
+        if handler is not None and self._raw:
+            try:
+                handler.client_end()
+            except Exception:
+                self._failed()
             # TLS has no half-close in asyncio: the transport closes whatever is answered here.
             return self._transport is not None and self._transport.can_write_eof()
-        self._handler = None
-        handler.client_gone()
+        self._gone()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -203,9 +206,7 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline = self._write_deadline = _NEVER
         self._out.clear()
         self._service.closed(self)
-        handler, self._handler = self._handler, None
-        if handler is not None:
-            handler.client_gone()
+        self._gone()
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -216,7 +217,10 @@ class Connection(asyncio.BufferedProtocol):
         self._blocked = False
         self._write_deadline = _NEVER
         if self._handler is not None:
-            self._handler.client_drained()
+            try:
+                self._handler.client_drained()
+            except Exception:
+                self._failed()
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -244,7 +248,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         if self._transport is not None and self._phase not in ("closing", "closed", "idle", "head"):
-            self._take(self._next())
+            try:
+                self._take(self._next())
+            except Exception:
+                self._failed()
 
     def _begin(self, request: Request, *, complete: bool) -> None:
         self._complete = complete
@@ -259,13 +266,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._phase = "body"
             self._time_body()
-        try:
-            handler = self._service.handle(self, request)
-        except Exception:
-            # Nothing may fail open, and one request's fault is not the next one's.
-            _log.exception("request failed", request_id=self.request_id)
-            self._refuse(500, f"internal error; the server's log has it under {self.request_id}")
-            return
+        handler = self._service.handle(self, request)
         if handler is None or self._answered:
             return
         self._handler = handler
@@ -313,6 +314,22 @@ class Connection(asyncio.BufferedProtocol):
             self._phase, self._deadline = "head", self._service.now + self._settings.head_timeout
         return events
 
+    def _failed(self) -> None:
+        """A fault of ours, which is being handled. Nothing may fail open, and one request's fault is not the next
+        one's: the exchange ends, and the connection with it."""
+        _log.exception("request failed", request_id=self.request_id)
+        if self._phase != "closed":
+            self._refuse(500, f"internal error; the server's log has it under {self.request_id}")
+
+    def _gone(self) -> None:
+        """Tell the exchange, if there is one, that its client has left."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            try:
+                handler.client_gone()
+            except Exception:
+                _log.exception("an exchange did not end", request_id=self.request_id)
+
     def _bad(self, error: BadMessage) -> None:
         if error.status == 431:
             bounds.met("headers" if error.reason.endswith("headers") else "head_bytes")
@@ -323,9 +340,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, code: int, message: str, *, retry_after: int | None = None) -> None:
         """Answer what is wrong with the connection itself, and close it. Within a response: cut it."""
-        handler, self._handler = self._handler, None
-        if handler is not None:
-            handler.client_gone()
+        self._gone()
         if self._raw or (self._head_sent and not self._answered):
             self.abort()
             return
@@ -469,8 +484,8 @@ class Connection(asyncio.BufferedProtocol):
         """Cut the connection as if the client had gone."""
         handler = self._handler
         self.abort()
-        if handler is not None:
-            handler.client_gone()
+        self._handler = handler
+        self._gone()
 
     def stop(self) -> None:
         """The server stops: close if nothing is under way, else after this answer."""
