@@ -8,6 +8,7 @@ CA but the cluster's.
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import parse_qs
 
 from mooring.kube.access import ApiServerConfig
@@ -16,14 +17,14 @@ from mooring.net.http1client import Http1Pool, PlainSink, PoolLimits, UpstreamRe
 from mooring.net.sockets import tcp_connector
 from mooring.wire.headers import RequestHead, connection_tokens
 
-HEAD_TIMEOUT = 90.0
+HEAD_TIMEOUT: Final = 90.0
 """Seconds for the head of an ordinary response; kube-apiserver gives up on such a request after 60 s."""
 
-CALL_MAX_BODY = 64 * 1024
+CALL_MAX_BODY: Final = 64 * 1024
 """Bytes of the answer to a small request: a review."""
 
 # Subresources that may stay silent for as long as a person or a program likes.
-_LONG = re.compile(r"/(?:exec|attach|portforward|log|proxy)(?:/|$)")
+_LONG: Final = re.compile(r"/(?:exec|attach|portforward|log|proxy)(?:/|$)")
 
 
 class ApiServer:

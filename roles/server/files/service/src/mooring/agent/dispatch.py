@@ -12,6 +12,7 @@ an impersonated user, keep an upstream connection whose stream has gone, or hold
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from mooring.agent.acting import Acting
 from mooring.agent.apiserver import ApiServer, is_proxied
@@ -41,17 +42,17 @@ from mooring.wire.headers import (
 )
 from mooring.wire.plainhead import PlainHead
 
-TARGETS = (APISERVER, APISERVER_AS)
+TARGETS: Final = (APISERVER, APISERVER_AS)
 """What a stream may ask for."""
-NEW_TOKEN_WAIT = 10.0
+NEW_TOKEN_WAIT: Final = 10.0
 """Seconds that a request waits for a new token after the API server refused the old one."""
 
 # Credentials, and what a front proxy says in the name of one (kube-apiserver, --requestheader-*).
-_FORBIDDEN = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
-_FORBIDDEN_PREFIX = b"x-remote-"
-_CONNECTION_OPTIONS = frozenset({b"keep-alive", b"close", b"upgrade"})
-_FORBIDDEN_METHODS = frozenset({b"CONNECT", b"TRACE"})
-_ALLOWED_SYSTEM_GROUPS = frozenset({b"system:authenticated"})
+_FORBIDDEN: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+_FORBIDDEN_PREFIX: Final = b"x-remote-"
+_CONNECTION_OPTIONS: Final = frozenset({b"keep-alive", b"close", b"upgrade"})
+_FORBIDDEN_METHODS: Final = frozenset({b"CONNECT", b"TRACE"})
+_ALLOWED_SYSTEM_GROUPS: Final = frozenset({b"system:authenticated"})
 
 
 class Refused(Exception):

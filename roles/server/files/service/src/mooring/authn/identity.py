@@ -7,8 +7,9 @@ It is a plain value: it must not know how the answer was found, nor what the cal
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-ADMIN_GROUP = "admins"
+ADMIN_GROUP: Final = "admins"
 """The built-in group whose members may do everything on the server."""
 
 

@@ -24,8 +24,8 @@ Kind = Literal["mrg", "mrj"]
 ENDPOINT_ID: Final = "e"
 """What the id of a token for an endpoint begins with."""
 
-_FORM = re.compile(r"(mrg|mrj)_((?:t|j)-[a-z2-7]{12})_([a-z2-7]{52})", re.ASCII)
-_ID_PREFIX: dict[Kind, str] = {"mrg": "t", "mrj": "j"}
+_FORM: Final = re.compile(r"(mrg|mrj)_((?:t|j)-[a-z2-7]{12})_([a-z2-7]{52})", re.ASCII)
+_ID_PREFIX: Final[dict[Kind, str]] = {"mrg": "t", "mrj": "j"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,21 +32,21 @@ from mooring.wire.http1_request import READ_AHEAD, Body, End, Event, Request, Re
 from mooring.wire.http1_writer import ResponseWriter, switching
 from mooring.wire.plainhead import PlainHead
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 READ: Final = 320 * 1024
 """Bytes taken at once, at most: what uvloop reads (256 KiB), and a record of which the beginning had come before."""
 # Shared by all: what is read into it is copied before anything else is read. With a protocol that brings no buffer,
 # uvloop has Python make one of 256 KiB for each read from TLS, which costs a mapping each (`lib.heap`).
 _BUFFER: Final = memoryview(bytearray(READ))
-_FLUSH_AT = 64 * 1024
-_TURNS = 16
-_NEVER = math.inf
-_TCP_ESTABLISHED = 1
+_FLUSH_AT: Final = 64 * 1024
+_TURNS: Final = 16
+_NEVER: Final = math.inf
+_TCP_ESTABLISHED: Final = 1
 
-_UPSTREAM_FULL = 1
-_AHEAD_FULL = 2
+_UPSTREAM_FULL: Final = 1
+_AHEAD_FULL: Final = 2
 
-_log = logging.get("mooring.edge")
+_log: Final = logging.get("mooring.edge")
 
 
 class Service(Protocol):

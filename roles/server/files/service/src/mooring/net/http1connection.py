@@ -12,7 +12,7 @@ The names of the methods are those of a tunnel's stream and sink, so that joinin
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 from mooring.wire.frames import Code
 from mooring.wire.headers import (
@@ -33,12 +33,12 @@ from mooring.wire.plainhead import PlainHead
 if TYPE_CHECKING:
     from mooring.net.http1client import Http1Pool
 
-WRITE_HIGH = 128 * 1024
+WRITE_HIGH: Final = 128 * 1024
 """Bytes waiting to be sent at which `write` says stop."""
-READ_HIGH = 64 * 1024
+READ_HIGH: Final = 64 * 1024
 """Delivered but not yet consumed bytes at which reading from the upstream stops; it goes on below half of it."""
 
-_REPEATABLE = (b"GET", b"HEAD", b"OPTIONS")
+_REPEATABLE: Final = (b"GET", b"HEAD", b"OPTIONS")
 
 
 class UpstreamSink(Protocol):

@@ -10,7 +10,7 @@ It must not: look anything up, know about requests, or allow by default.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Subject(Protocol):
@@ -29,9 +29,9 @@ class Decision:
     reason: str
 
 
-_SCOPED = Decision(False, "this token is good for another cluster only; use one that is not bound to a cluster")
-_MEMBER = Decision(True, "the user has a membership or a role in this cluster")
-_STRANGER = Decision(
+_SCOPED: Final = Decision(False, "this token is good for another cluster only; use one that is not bound to a cluster")
+_MEMBER: Final = Decision(True, "the user has a membership or a role in this cluster")
+_STRANGER: Final = Decision(
     False, "you have no membership and no role in this cluster; ask an administrator (mooring membership create)"
 )
 

@@ -8,6 +8,7 @@ go along. It must not decide anything; it must never put a token or a header of 
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Final
 
 import msgspec
 
@@ -16,7 +17,7 @@ from mooring.lib import bounds
 from mooring.proxy.ports import Client
 from mooring.wire.headers import Headers, ResponseHead
 
-REASONS: dict[int, str] = {
+REASONS: Final[dict[int, str]] = {
     400: kube.BAD_REQUEST,
     401: kube.UNAUTHORIZED,
     403: kube.FORBIDDEN,
@@ -37,7 +38,7 @@ REASONS: dict[int, str] = {
 }
 """The machine-readable word for each status that we answer with."""
 
-PHRASES: dict[int, bytes] = {entry.value: entry.phrase.encode() for entry in HTTPStatus}
+PHRASES: Final[dict[int, bytes]] = {entry.value: entry.phrase.encode() for entry in HTTPStatus}
 
 
 class Refused(Exception):

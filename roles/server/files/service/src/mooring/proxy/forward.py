@@ -61,7 +61,7 @@ _DROP_PREFIX: Final = b"access-control-"
 _EARLY_MAX: Final = 1024 * 1024
 """Bytes of a body that may come before a session is there; the client is not read meanwhile."""
 _CACHE_MAX: Final = 1024
-_dropped: dict[bytes, bool] = {}
+_dropped: Final[dict[bytes, bool]] = {}
 
 
 @dataclass(slots=True)

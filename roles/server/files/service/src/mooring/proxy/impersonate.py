@@ -48,7 +48,7 @@ _AUTHENTICATED: Final = "system:authenticated"
 
 _CACHE_MAX: Final = 1024
 _CACHED_NAME_MAX: Final = 64
-_verdicts: dict[bytes, Verdict] = {}
+_verdicts: Final[dict[bytes, Verdict]] = {}
 
 
 def verdict(name: bytes) -> Verdict:

@@ -76,7 +76,7 @@ def _read(method: str, target: str) -> RequestInfo:
     return RequestInfo(True, verb, path, group, version, resource, subresource, namespace, name)
 
 
-_cached = lru_cache(maxsize=2048)(_read)
+_cached: Final = lru_cache(maxsize=2048)(_read)
 
 
 def _collection(verb: str, query: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mooring.lib import bounds, logging, metrics
 from mooring.lib.clock import Clock, SystemClock
@@ -19,7 +19,7 @@ from mooring.tunnel.stream import APISERVER
 from mooring.wire import actas
 from mooring.wire.frames import Code
 
-MAX_SESSIONS = 16  # of one cluster: more agents than that in one cluster are a mistake, or an attack
+MAX_SESSIONS: Final = 16  # of one cluster: more agents than that in one cluster are a mistake, or an attack
 
 OnChange = Callable[[str, bool, str], None]
 OnReady = Callable[[str, Session], None]

@@ -9,10 +9,12 @@ on, or wait how long. It must not read a clock or a socket.
 
 from __future__ import annotations
 
-SLOW_BATCH = 4 * 1024  # a link that was seen to be slow gets no less at once
-MIN_BATCH = 16 * 1024  # ... and one of which nothing is known
-MAX_BATCH = 256 * 1024
-DELAY = 0.003  # seconds worth of unsent bytes that a link may hold while there is more to send
+from typing import Final
+
+SLOW_BATCH: Final = 4 * 1024  # a link that was seen to be slow gets no less at once
+MIN_BATCH: Final = 16 * 1024  # ... and one of which nothing is known
+MAX_BATCH: Final = 256 * 1024
+DELAY: Final = 0.003  # seconds worth of unsent bytes that a link may hold while there is more to send
 SHORTEST, LONGEST = 0.001, 0.02  # seconds between two looks at a link that is held
 
 

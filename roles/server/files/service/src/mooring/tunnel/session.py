@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mooring.lib import logging
 from mooring.lib.config import TunnelSection
@@ -22,10 +22,10 @@ from mooring.wire.frames import Code, LocalError, RemoteError
 from mooring.wire.hello import Hello
 from mooring.wire.mux import Busy, Mux, Side
 
-_log = logging.get("mooring.tunnel")
+_log: Final = logging.get("mooring.tunnel")
 
-PULSE = "pulse"  # kind of the message in which an agent says how often it wants a sign of life
-MAX_PER_TURN = 1024 * 1024  # bytes written before other users of the event loop get their turn
+PULSE: Final = "pulse"  # kind of the message in which an agent says how often it wants a sign of life
+MAX_PER_TURN: Final = 1024 * 1024  # bytes written before other users of the event loop get their turn
 
 
 def tunnel_limits(section: TunnelSection) -> Limits:
@@ -501,7 +501,7 @@ class Session:
 
 
 # One table for all sessions: bound methods would be a kilobyte in each.
-_HANDLERS: dict[type, Callable[[Session, Any], None]] = {
+_HANDLERS: Final[dict[type, Callable[[Session, Any], None]]] = {
     events.DataReceived: Session._on_data,
     events.HeadReceived: Session._on_head,
     events.StreamOpened: Session._on_open,

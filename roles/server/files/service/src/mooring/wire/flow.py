@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mooring.wire import frames
 from mooring.wire.frames import Code, LocalError, RemoteError
 
-SMALL_QUEUE = 16 * 1024  # bytes: what a stream may queue while all together have queued what they may
+SMALL_QUEUE: Final = 16 * 1024  # bytes: what a stream may queue while all together have queued what they may
 
 
 class Overrun(LocalError):

@@ -11,51 +11,51 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from mooring.wire.hello import PROTOCOL, Hello
 
-SUBPROTOCOL = "mooring-tunnel.1"  # the same name as a WebSocket subprotocol, where "/" is not a token character
+SUBPROTOCOL: Final = "mooring-tunnel.1"  # the same name as a WebSocket subprotocol, where "/" is not a token character
 
-HEADER = struct.Struct("!BBI")  # type, flags, stream id
-HEADER_SIZE = HEADER.size
-MAX_PAYLOAD = 32 * 1024
-MAX_FRAME = HEADER_SIZE + MAX_PAYLOAD
-MAX_HEAD = 128 * 1024  # bytes of an OPEN, OPENED or MESSAGE put together from its MORE pieces
-MAX_TEXT = 1024  # bytes of the message in REFUSED, RESET and GOAWAY
-MAX_STREAM_ID = 2**31 - 1
-MAX_WINDOW = 2**31 - 1
-MIN_WINDOW = 16 * 1024
-MAX_INITIAL_WINDOW = 16 * 1024 * 1024
-MAX_PEERS = 64
-MAX_FEATURES = 64
+HEADER: Final = struct.Struct("!BBI")  # type, flags, stream id
+HEADER_SIZE: Final = HEADER.size
+MAX_PAYLOAD: Final = 32 * 1024
+MAX_FRAME: Final = HEADER_SIZE + MAX_PAYLOAD
+MAX_HEAD: Final = 128 * 1024  # bytes of an OPEN, OPENED or MESSAGE put together from its MORE pieces
+MAX_TEXT: Final = 1024  # bytes of the message in REFUSED, RESET and GOAWAY
+MAX_STREAM_ID: Final = 2**31 - 1
+MAX_WINDOW: Final = 2**31 - 1
+MIN_WINDOW: Final = 16 * 1024
+MAX_INITIAL_WINDOW: Final = 16 * 1024 * 1024
+MAX_PEERS: Final = 64
+MAX_FEATURES: Final = 64
 
 # Plain integers, not an IntEnum: they are compared for every frame.
-HELLO = 1
-OPEN = 2
-OPENED = 3
-REFUSED = 4
-DATA = 5
-END = 6
-RESET = 7
-WINDOW = 8
-GOAWAY = 9
-PING = 10
-PONG = 11
-MESSAGE = 12
-PULSE = 13
-CRITICAL = 0x80  # an unknown type with this bit set ends the session; one without it is ignored
+HELLO: Final = 1
+OPEN: Final = 2
+OPENED: Final = 3
+REFUSED: Final = 4
+DATA: Final = 5
+END: Final = 6
+RESET: Final = 7
+WINDOW: Final = 8
+GOAWAY: Final = 9
+PING: Final = 10
+PONG: Final = 11
+MESSAGE: Final = 12
+PULSE: Final = 13
+CRITICAL: Final = 0x80  # an unknown type with this bit set ends the session; one without it is ignored
 
-FIN = 1
-MORE = 2
+FIN: Final = 1
+MORE: Final = 2
 
-_FLAGS_ALLOWED = {OPEN: FIN | MORE, OPENED: FIN | MORE, DATA: FIN, MESSAGE: MORE}
-_CODE = struct.Struct("!H")
-_U32 = struct.Struct("!I")
-_GOAWAY = struct.Struct("!IH")
-PING_SIZE = 8
+_FLAGS_ALLOWED: Final = {OPEN: FIN | MORE, OPENED: FIN | MORE, DATA: FIN, MESSAGE: MORE}
+_CODE: Final = struct.Struct("!H")
+_U32: Final = struct.Struct("!I")
+_GOAWAY: Final = struct.Struct("!IH")
+PING_SIZE: Final = 8
 
 
 class Code(enum.IntEnum):
@@ -81,7 +81,7 @@ class Code(enum.IntEnum):
         return _CODES.get(value, cls.INTERNAL)
 
 
-_CODES = {int(code): code for code in Code}
+_CODES: Final = {int(code): code for code in Code}
 
 
 class TunnelProtocolError(Exception):

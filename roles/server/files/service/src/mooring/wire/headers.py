@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
 
-MAX_HEAD = 64 * 1024
+MAX_HEAD: Final = 64 * 1024
 """Bytes in a head: first line, headers and the empty line."""
-MAX_HEADERS = 256
+MAX_HEADERS: Final = 256
 """Header lines in a head."""
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -37,20 +38,20 @@ HOP_BY_HOP = frozenset(
 
 PLAIN, LENGTH, CODING, CONNECTION, HOP = range(5)
 """What a header is to the message that it is part of (see `role`)."""
-_NEVER_NAMED = frozenset((b"content-length", b"host"))
-_ROLES = {b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION}
-_CACHE_MAX = 1024
-_CACHED_NAME_MAX = 64
-_roles: dict[bytes, int] = {}
+_NEVER_NAMED: Final = frozenset((b"content-length", b"host"))
+_ROLES: Final = {b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION}
+_CACHE_MAX: Final = 1024
+_CACHED_NAME_MAX: Final = 64
+_roles: Final[dict[bytes, int]] = {}
 
 # Sets of allowed bytes; `data.translate(None, SET)` deletes them at C speed and leaves what is not allowed.
-_TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_TARGET_BYTES = bytes(range(0x21, 0x7F))
-_VALUE_BYTES = b"\t " + _TARGET_BYTES + bytes(range(0x80, 0x100))
-_HEAD_BYTES = _VALUE_BYTES + b"\r\n"
-_DOT_SEGMENT = re.compile(rb"/\.\.?(?:/|$)")
-_HEADER_LINE = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r$", re.MULTILINE)
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TARGET_BYTES: Final = bytes(range(0x21, 0x7F))
+_VALUE_BYTES: Final = b"\t " + _TARGET_BYTES + bytes(range(0x80, 0x100))
+_HEAD_BYTES: Final = _VALUE_BYTES + b"\r\n"
+_DOT_SEGMENT: Final = re.compile(rb"/\.\.?(?:/|$)")
+_HEADER_LINE: Final = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r$", re.MULTILINE)
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 
 
 class BadMessage(Exception):

@@ -41,10 +41,10 @@ READ_AHEAD: Final = 64 * 1024
 _REMEMBER_MAX: Final = 4 * 1024
 """Bytes of header lines that a connection remembers for the next request."""
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_DIGITS = re.compile(rb"[0-9]{1,18}")
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
-_CHUNK_LINE_MAX = 17  # 15 digits and CRLF
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
+_CHUNK_LINE_MAX: Final = 17  # 15 digits and CRLF
 
 BodyKind = Literal["none", "length", "chunked"]
 Notes = dict[Any, Any]
@@ -92,7 +92,7 @@ class End:
 
 Event = Request | Body | End
 
-_END = End()
+_END: Final = End()
 
 
 class RequestReader:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import httptools
 
@@ -32,16 +32,16 @@ from mooring.wire.plainhead import PlainHead, read_plain, without_keep_alive
 BodyKind: TypeAlias = Literal["none", "length", "chunked", "close", "raw"]
 """How the body ends: there is none, by Content-Length, by chunks, when the peer closes; `raw` after a 101."""
 
-MAX_INFORMATIONAL = 16
+MAX_INFORMATIONAL: Final = 16
 """1xx responses that may come before the final one; they are dropped."""
-MAX_CHUNK_OVERHEAD = 64 * 1024
+MAX_CHUNK_OVERHEAD: Final = 64 * 1024
 """Bytes of chunk framing, extensions and trailers between two pieces of body."""
 
-LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 """What ends a chunked body without trailers."""
 
-_BARE_LF = re.compile(rb"(?<!\r)\n")
-_LAST_BYTES = 5  # the empty line that ends a message, the line end before it, and what stands before that
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_LAST_BYTES: Final = 5  # the empty line that ends a message, the line end before it, and what stands before that
 
 
 @dataclass(slots=True)

@@ -9,12 +9,12 @@ It must not: touch other headers, or know about sockets. It expects heads withou
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from mooring.wire.headers import LENGTH, Headers, ResponseHead, role, serialize_response
 from mooring.wire.plainhead import PlainHead
 
-BODILESS = frozenset((204, 304))
+BODILESS: Final = frozenset((204, 304))
 """Statuses whose responses never have a body (RFC 9110 section 6.4.1)."""
 
 

@@ -13,7 +13,7 @@ send `goaway` with its code and close. LocalError means that our side used it wr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from mooring.wire import frames
 from mooring.wire.events import (
@@ -473,7 +473,7 @@ class Mux:
 
 
 # One table for all sessions: bound methods would be a kilobyte in each.
-_RECEIVERS: dict[int, Callable[[Mux, int, int, bytes, float], Event | None]] = {
+_RECEIVERS: Final[dict[int, Callable[[Mux, int, int, bytes, float], Event | None]]] = {
     frames.OPEN: Mux._on_open,
     frames.OPENED: Mux._on_opened,
     frames.REFUSED: Mux._on_refused,

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from mooring.wire.headers import MAX_HEAD, MAX_HEADERS, ResponseHead, parse_response_head
 
-_NOT_PLAIN = (
+_NOT_PLAIN: Final = (
     # RFC 9110 section 7.6.1, and what else speaks of one connection only
     b"connection:",
     b"keep-alive:",
@@ -39,7 +40,7 @@ _NOT_PLAIN = (
     b"content-length:",
 )
 """How a line begins that needs a closer look."""
-_KEPT_ALIVE = b"\r\nConnection: keep-alive\r\n"
+_KEPT_ALIVE: Final = b"\r\nConnection: keep-alive\r\n"
 """What servers of both versions of HTTP/1 add. In HTTP/1.1 it says nothing (RFC 9112 section 9.3), and is left out."""
 
 
@@ -49,8 +50,8 @@ def _any_case(text: bytes) -> bytes:
     return b"".join(pairs)
 
 
-_VALUE = rb"[\t\x20-\x7e\x80-\xff]"
-_LINE = (
+_VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]"
+_LINE: Final = (
     rb"(?!" + b"|".join(map(_any_case, _NOT_PLAIN)) + rb"|" + _any_case(b"content-type:") + rb"[^\r]*"
     # A page is served with a policy of ours (`proxy.forward`).
     + _any_case(b"html") + rb")"
@@ -59,11 +60,11 @@ _LINE = (
 )  # fmt: skip
 # No possessive quantifiers: up to 3.11.4 Python matches those wrongly around a group, both ways (python/cpython#106052,
 # #100061). Nor is one needed: what can be repeated never fits at two places, so that giving back is linear.
-_PLAIN = re.compile(
+_PLAIN: Final = re.compile(
     rb"HTTP/1\.1 ([245][0-9][0-9]) (" + _VALUE + rb"*)\r\n"
     rb"(?:" + _LINE + rb")*" + _any_case(b"content-length") + rb": ([0-9]{1,18})\r\n(?:" + _LINE + rb")*\r\n"
 )  # fmt: skip
-_NO_CONTENT = 204
+_NO_CONTENT: Final = 204
 
 
 @dataclass(slots=True)

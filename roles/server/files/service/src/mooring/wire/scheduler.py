@@ -9,11 +9,12 @@ back by itself: the caller says how many may leave, and hands them to a carrier 
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from mooring.wire.flow import StreamState
 from mooring.wire.frames import DATA, END, FIN, HEADER, HEADER_SIZE, MAX_PAYLOAD
 
-MIN_SLICE = 4 * 1024  # do not cut DATA smaller than this only because the caller's allowance ends here
+MIN_SLICE: Final = 4 * 1024  # do not cut DATA smaller than this only because the caller's allowance ends here
 
 
 class Outbox:
