@@ -68,7 +68,7 @@ IMPERSONATION = (
         '_DROP_PREFIXES: Final = (b"x-remote-", ', "_DROP_PREFIXES: Final = (",
         ASKED + "::test_nobody_is_somebody_else_in_a_cluster_by_a_header"),
     off("agent-front-proxy-headers", 2, "agent/dispatch.py",
-        '_FORBIDDEN_PREFIX = b"x-remote-"', '_FORBIDDEN_PREFIX = b"x-nothing-"', MUST_NOT),
+        '_FORBIDDEN_PREFIX: Final = b"x-remote-"', '_FORBIDDEN_PREFIX = b"x-nothing-"', MUST_NOT),
     off("agent-credentials-of-others", 2, "agent/dispatch.py",
         "if lower in _FORBIDDEN or lower.startswith(_FORBIDDEN_PREFIX):", "if lower.startswith(_FORBIDDEN_PREFIX):",
         MUST_NOT),
