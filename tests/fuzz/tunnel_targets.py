@@ -157,7 +157,10 @@ class Peer:
             tag = mux.open(source.take(source.number(0, 9)), source.flag(), self.mux._last_id + 2)
             self.unread[tag] = 0
         elif what == 1:
-            mux.opened(stream, b"head", source.flag())
+            if source.flag():
+                mux.respond(stream, b"head", bytes(source.one_of((0, 1, 5000, 30_000))))
+            else:
+                mux.opened(stream, b"head", source.flag())
         elif what == 2:
             mux.refuse(stream, Code.BUSY, "no")
         elif what == 3:

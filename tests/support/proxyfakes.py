@@ -75,6 +75,9 @@ class FakeStream:
     def opened(self, head: bytes, fin: bool = False) -> None:
         raise AssertionError("the proxy opens streams, it does not accept them")
 
+    def respond(self, head: bytes, body: bytes) -> None:
+        raise AssertionError("the proxy opens streams, it does not accept them")
+
     def refuse(self, code: Code, message: str) -> None:
         raise AssertionError("the proxy opens streams, it does not accept them")
 

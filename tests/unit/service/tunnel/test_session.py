@@ -110,6 +110,16 @@ async def test_an_exchange_calls_each_sink_once_per_thing_that_happened() -> Non
     assert pair.server.streams == pair.agent.streams == 0
 
 
+async def test_a_whole_answer_in_one_call() -> None:
+    pair = await Pair().ready()
+    client, upstream = await pair.open()
+    at(upstream).respond(HEAD, b"the body")
+    at(upstream).end()  # was ended already
+    await settled()
+    assert (client.head, bytes(client.data), client.calls) == (HEAD, b"the body", ["head", "data", "end"])
+    assert pair.server.streams == pair.agent.streams == 0
+
+
 async def test_what_is_queued_in_one_turn_leaves_in_one_write() -> None:
     pair = await Pair().ready()
     sinks = [await pair.open() for _unused in range(3)]
@@ -242,7 +252,8 @@ async def test_a_sink_that_raises_loses_its_stream_and_nothing_else(callback: st
     at(upstream).write(b"data", fin=True)
     at(other_upstream).opened(HEAD, fin=True)
     await settled()
-    assert (client.calls[-1], client.code) == ("reset", Code.INTERNAL)
+    before = {"on_head": [], "on_data": ["head"], "on_end": ["head", "data"]}[callback]
+    assert (client.calls, client.code) == ([*before, "reset"], Code.INTERNAL)
     assert (upstream.calls[-1], upstream.code) == ("reset", Code.INTERNAL)
     assert other.calls == ["head"]
 

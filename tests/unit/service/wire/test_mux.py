@@ -96,6 +96,31 @@ def test_a_response_without_a_body_is_one_frame() -> None:
     assert pipe.server.streams == pipe.agent.streams == 0
 
 
+@pytest.mark.parametrize("body", [b"", b"body", bytes(70_000)], ids=["none", "small", "two-frames-and-more"])
+def test_a_whole_response_is_a_head_then_a_body_and_its_end(body: bytes) -> None:
+    pipe = Pipe()
+    stream_id = pipe.open("get")
+    pipe.agent.respond(stream_id, HEAD, body)
+    head, *rest = pipe.to_server()
+    assert head == HeadReceived("get", HEAD, not body)
+    pieces = [event for event in rest if isinstance(event, DataReceived)]
+    assert b"".join(event.data for event in pieces) == body
+    assert [event.fin for event in pieces] == [False] * (len(pieces) - 1) + [True] * bool(body)
+    assert pipe.server.streams == pipe.agent.streams == 0
+    pipe.agent.respond(stream_id, HEAD, body)  # over: nothing happens
+    assert not pipe.agent.has_output
+
+
+def test_a_whole_response_waits_for_credit() -> None:
+    pipe = Pipe(server={"window": 16_384})
+    stream_id = pipe.open("get")
+    pipe.agent.respond(stream_id, HEAD, bytes(20_000))
+    assert [len(event.data) for event in pipe.to_server() if isinstance(event, DataReceived)] == [16_384]
+    pipe.server.consume(stream_id, 16_384, pipe.now)
+    pipe.to_agent()
+    assert pipe.to_server() == [DataReceived("get", bytes(3_616), True)]
+
+
 def test_a_request_body_may_leave_before_the_answer() -> None:
     pipe = Pipe()
     stream_id = pipe.server.open(b"post", False, "post")

@@ -165,6 +165,11 @@ class _End:
             self.ended = True
         other.hear("head", head, fin)
 
+    def respond(self, head: bytes, body: bytes) -> None:
+        self.opened(head, not body)
+        if body:
+            self.write(body, True)
+
     def refuse(self, code: Code, message: str) -> None:
         other = self.other
         if self.over or other is None:

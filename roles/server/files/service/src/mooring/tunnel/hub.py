@@ -134,7 +134,8 @@ class Hub:
         if sessions is None:
             return None
         if len(sessions) == 1 and but_not is None:
-            return sessions[0] if sessions[0].usable and _serves(sessions[0], target) else None
+            only = sessions[0]
+            return only if only.usable and (target is APISERVER or _serves(only, target)) else None
         newest = self._newest(cluster_id, but_not, target=target)
         return min(newest.values(), key=lambda session: session.streams, default=None)
 

@@ -20,7 +20,7 @@ from mooring.wire import events
 from mooring.wire.flow import Limits, Overrun
 from mooring.wire.frames import Code, LocalError, RemoteError
 from mooring.wire.hello import Hello
-from mooring.wire.mux import Busy, Mux, Side
+from mooring.wire.mux import Busy, Exhausted, Mux, Side
 
 _log: Final = logging.get("mooring.tunnel")
 
@@ -76,13 +76,14 @@ class Stats:
 class TunnelStream:
     """A `mooring.tunnel.stream.Stream`: see there for what each method does."""
 
-    __slots__ = ("_ended", "_over", "_session", "id", "sink")
+    __slots__ = ("_ended", "_over", "_received", "_session", "id", "sink")
 
     def __init__(self, session: Session, stream_id: int, sink: StreamSink | None, ended: bool = False) -> None:
         self._session = session
         self.id = stream_id
         self.sink = sink
         self._ended = ended  # we ended our half
+        self._received = False  # the peer has ended its half: there is nothing to grant any more
         self._over = False  # refused, reset or lost: the sink is not called any more
 
     @property
@@ -100,7 +101,8 @@ class TunnelStream:
             return False
         if fin:
             self._ended = True
-        session.wake()
+        if not session.flush_due:
+            session.wake()
         return room
 
     def end(self) -> None:
@@ -112,15 +114,26 @@ class TunnelStream:
         self._session.wake()
 
     def consumed(self, n: int) -> None:
+        if self._received:
+            return
         session = self._session
         if session.mux.consume(self.id, n, session.time()):
             session.wake()
 
     def opened(self, head: bytes, fin: bool = False) -> None:
-        self._session.mux.opened(self.id, head, fin)
+        session = self._session
+        session.mux.opened(self.id, head, fin)
         if fin:
             self._ended = True
-        self._session.wake()
+        if not session.flush_due:
+            session.wake()
+
+    def respond(self, head: bytes, body: bytes) -> None:
+        session = self._session
+        session.mux.respond(self.id, head, body)
+        self._ended = True
+        if not session.flush_due:
+            session.wake()
 
     def refuse(self, code: Code, message: str) -> None:
         self._over = True
@@ -133,10 +146,23 @@ class TunnelStream:
         self._over = True
         return sink
 
-    @property
-    def silent(self) -> bool:
-        """Whether the sink is not to be called any more."""
-        return self._over
+    # -- called by the session with what the peer sent. What a sink raises is the session's to deal with.
+
+    def on_head(self, head: bytes, fin: bool) -> None:
+        """The head of the answer."""
+        assert self.sink is not None
+        self.sink.on_head(head, fin)
+
+    def on_data(self, data: bytes, fin: bool) -> None:
+        """Bytes of the peer, possibly none, and whether it ended its half."""
+        sink = self.sink
+        assert sink is not None
+        if fin:
+            self._received = True
+        if data:
+            sink.on_data(data)
+        if fin and not self._over:
+            sink.on_end()
 
 
 class Session:
@@ -170,8 +196,9 @@ class Session:
         self.close_reason = ""
         self._loop = loop
         self._link: Link | None = None
-        self._batch = False  # in the middle of a batch of frames: what they cause is sent at its end
-        self._flush_due = False
+        self.flush_due = False  # what is queued now will be sent: at the end of a batch of frames, or of this turn
+        self._now = 0.0  # when the batch of frames began that is in work
+        self._batch = False
         self._closing = False
         self._retired = False
         self._timer: asyncio.TimerHandle | None = None
@@ -189,8 +216,7 @@ class Session:
     @property
     def usable(self) -> bool:
         """Whether new streams can be opened: HELLO came, and nobody is closing or going away."""
-        mux = self.mux
-        return mux.peer is not None and not (mux.going_away or mux.peer_going_away) and self.close_code is None
+        return self.close_code is None and self.mux.accepting
 
     @property
     def closed(self) -> bool:
@@ -207,18 +233,21 @@ class Session:
 
         Raises SessionClosed and SessionBusy, and LocalError for a payload over 128 KiB.
         """
-        if self.mux.exhausted and self.usable:
-            self._retire()
-        if not self.usable:
+        mux = self.mux
+        if self.close_code is not None or not mux.accepting:
             raise SessionClosed("the tunnel session takes no new streams")
-        if self.mux.resting:
-            self._stir()
         stream = TunnelStream(self, 0, sink, fin)
         try:
-            stream.id = self.mux.open(payload, fin, stream)
+            stream.id = mux.open(payload, fin, stream)
         except Busy as exc:
             raise SessionBusy(f"the tunnel session is busy: {exc}") from None
-        self.wake()
+        except Exhausted:
+            self._retire()
+            raise SessionClosed("the tunnel session takes no new streams") from None
+        if mux.heartbeat.resting:
+            self._stir()
+        if not self.flush_due:
+            self.wake()
         return stream
 
     def message(self, message: dict[str, Any]) -> None:
@@ -296,18 +325,21 @@ class Session:
 
     def frame_received(self, data: bytes | memoryview, last: bool) -> None:
         """A frame came; `last`: no other one is there already."""
-        self._batch = not last
         if self.close_code is not None:
             return
+        if not self._batch:
+            self._batch = True
+            self._now = self.time()
+        self.flush_due = True
         try:
-            event = self.mux.receive_frame(data, self.time())
+            event = self.mux.receive_frame(data, self._now)
             if event is not None:
                 _HANDLERS[type(event)](self, event)
         except RemoteError as exc:
-            self._batch = False
             self.close(exc.code, exc.message)
             return
         if last:
+            self._batch = False
             self._flush()
 
     def batch_done(self) -> None:
@@ -332,15 +364,12 @@ class Session:
 
     def wake(self) -> None:
         """Something was queued: send it when this turn of the loop, or this batch of frames, is over."""
-        if not (self._flush_due or self._batch):
-            self._flush_due = True
-            self._loop.call_soon(self._flush_soon)
-
-    def _flush_soon(self) -> None:
-        self._flush_due = False
-        self._flush()
+        if not self.flush_due:
+            self.flush_due = True
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        self.flush_due = False
         link, mux = self._link, self.mux
         written = 0
         while link is not None and mux.has_output:
@@ -359,8 +388,11 @@ class Session:
             self.close(Code.FLOW_CONTROL, "the peer does not read")
             return
         for stream in mux.take_writable():
-            self._call(stream, stream.sink.on_writable)
-        if not mux.streams:
+            try:
+                stream.sink.on_writable()
+            except Exception as exc:
+                self._failed(stream, exc)
+        if (self._idle is not None or self._retired) and not mux.streams:
             if self._idle is not None and not self._idle.done():
                 self._idle.set_result(None)
             if self._retired:
@@ -376,10 +408,11 @@ class Session:
             self.on_ready(self)
 
     def _on_open(self, event: events.StreamOpened) -> None:
-        if self.mux.resting:
+        mux = self.mux
+        if mux.heartbeat.resting:
             self._stir()
         stream = TunnelStream(self, event.id, None)
-        self.mux.tag(event.id, stream)
+        mux.tag(event.id, stream)
         if self.on_open is not None:
             try:
                 stream.sink = self.on_open(stream, event.payload, event.fin)
@@ -392,15 +425,18 @@ class Session:
                 stream.reset(Code.INTERNAL, "the stream was not handled")
 
     def _on_head(self, event: events.HeadReceived) -> None:
-        stream = event.tag
-        self._call(stream, stream.sink.on_head, event.payload, event.fin)
+        stream: TunnelStream = event.tag
+        try:
+            stream.on_head(event.payload, event.fin)
+        except Exception as exc:
+            self._failed(stream, exc)
 
     def _on_data(self, event: events.DataReceived) -> None:
-        stream = event.tag
-        if event.data:
-            self._call(stream, stream.sink.on_data, event.data)
-        if event.fin and not stream.silent:
-            self._call(stream, stream.sink.on_end)
+        stream: TunnelStream = event.tag
+        try:
+            stream.on_data(event.data, event.fin)
+        except Exception as exc:
+            self._failed(stream, exc)
 
     def _on_refused(self, event: events.StreamRefused) -> None:
         self._tell_over(event.tag, False, event.code, event.message)
@@ -428,12 +464,10 @@ class Session:
     def _on_pong(self, event: events.PongReceived) -> None:
         """Nothing to do: the mux keeps the round trip."""
 
-    def _call(self, stream: TunnelStream, callback: Callable[..., None], *args: Any) -> None:
-        try:
-            callback(*args)
-        except Exception as exc:
-            _log.error("a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc)
-            self.give_up(stream, "internal error")
+    def _failed(self, stream: TunnelStream, exc: Exception) -> None:
+        """A sink raised: the stream is reset."""
+        _log.error("a stream's sink failed", session=self.name, stream=stream.id, error=repr(exc), exc_info=exc)
+        self.give_up(stream, "internal error")
 
     def _tell_over(self, stream: TunnelStream, was_sent: bool, code: Code, message: str) -> None:
         sink = stream.over()

@@ -107,6 +107,10 @@ class Stream(Protocol):
     def opened(self, head: bytes, fin: bool = False) -> None:
         """Accepting side only, once, before any `write`: answer with a response head. `fin`: no body follows."""
 
+    def respond(self, head: bytes, body: bytes) -> None:
+        """Accepting side only, instead of `opened`: the whole answer is there. Same as `opened(head)`, then
+        `write(body, fin=True)`; `opened(head, fin=True)` without a body."""
+
     def refuse(self, code: Code, message: str) -> None:
         """Accepting side only, instead of `opened`: nothing has been sent upstream, and nothing will be."""
 

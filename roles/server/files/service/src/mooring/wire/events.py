@@ -3,26 +3,28 @@
 
 Exists so that the state machine calls nobody: events come out, and the shell around it decides. `tag` is whatever the
 user attached to the stream with `Mux.open` or `Mux.tag`, so that the user needs no table of its own.
+
+Structs, because one is made for each frame: their constructor is C, a dataclass's is Python. They are never compiled
+(see `wire.hello`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from mooring.wire.frames import Code
 from mooring.wire.hello import Hello
 
 
-@dataclass(slots=True)
-class HelloReceived:
+class HelloReceived(msgspec.Struct, gc=False):
     """The peer introduced itself: from now on streams can be opened."""
 
     hello: Hello
 
 
-@dataclass(slots=True)
-class StreamOpened:
+class StreamOpened(msgspec.Struct, gc=False):
     """Accepting side: a new stream, to be answered with `opened` or `refuse`. `fin`: no body follows."""
 
     id: int
@@ -30,8 +32,7 @@ class StreamOpened:
     fin: bool
 
 
-@dataclass(slots=True)
-class HeadReceived:
+class HeadReceived(msgspec.Struct, gc=False):
     """Opening side: the peer answered. `fin`: nothing follows."""
 
     tag: Any
@@ -39,8 +40,7 @@ class HeadReceived:
     fin: bool
 
 
-@dataclass(slots=True)
-class DataReceived:
+class DataReceived(msgspec.Struct, gc=False):
     """Bytes of a stream, possibly none; `fin`: the peer ended its half with them."""
 
     tag: Any
@@ -48,8 +48,7 @@ class DataReceived:
     fin: bool
 
 
-@dataclass(slots=True)
-class StreamRefused:
+class StreamRefused(msgspec.Struct, gc=False):
     """Opening side: the stream is over and nothing was sent upstream."""
 
     tag: Any
@@ -57,8 +56,7 @@ class StreamRefused:
     message: str
 
 
-@dataclass(slots=True)
-class StreamReset:
+class StreamReset(msgspec.Struct, gc=False):
     """The peer gave the stream up, both ways."""
 
     tag: Any
@@ -66,28 +64,25 @@ class StreamReset:
     message: str
 
 
-@dataclass(slots=True)
-class MessageReceived:
+class MessageReceived(msgspec.Struct, gc=False):
     """A control message."""
 
     message: dict[str, Any]
 
 
-@dataclass(slots=True)
-class PongReceived:
+class PongReceived(msgspec.Struct, gc=False):
     """Our PING was answered after `rtt` seconds."""
 
     rtt: float
 
 
-@dataclass(slots=True)
-class GoAwayReceived:
+class GoAwayReceived(msgspec.Struct, gc=False):
     """The peer takes no new streams. `refused`: tags of streams of ours that it never looked at."""
 
     last: int
     code: Code
     message: str
-    refused: list[Any] = field(default_factory=list)
+    refused: list[Any] = msgspec.field(default_factory=list)
 
 
 Event = (

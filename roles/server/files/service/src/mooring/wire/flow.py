@@ -18,6 +18,8 @@ from typing import Any, Final
 from mooring.wire import frames
 from mooring.wire.frames import Code, LocalError, RemoteError
 
+_NEVER: Final = float("-inf")
+_NOTHING: Final[deque[bytes | memoryview]] = deque()  # of a stream that has sent nothing yet; never filled
 SMALL_QUEUE: Final = 16 * 1024  # bytes: what a stream may queue while all together have queued what they may
 
 
@@ -71,9 +73,9 @@ class StreamState:
         self.recv_open = True  # the peer has not ended its half
         self.send_open = True  # our END or FIN has not left yet
         self.fin_queued = False  # ... but is queued behind the data
-        self.head: list[bytes] = []  # frames of an OPEN that has not left yet
+        self.head: list[bytes] | None = None  # frames of an OPEN that has not left yet
         # sending
-        self.chunks: deque[bytes | memoryview] = deque()
+        self.chunks = _NOTHING
         self.queued = 0
         self.credit = credit
         self.in_ring = False
@@ -82,7 +84,7 @@ class StreamState:
         self.window = window
         self.left = window
         self.pending = 0
-        self.granted_at = float("-inf")
+        self.granted_at = _NEVER
 
     def queue(self, data: bytes | bytearray, fin: bool, limit: int) -> bool:
         """Take bytes to send. Returns False when the buffer is full from now on. Raises LocalError, Overrun."""
@@ -91,6 +93,8 @@ class StreamState:
         if data:
             if self.queued >= 4 * limit:
                 raise Overrun(f"stream {self.id}: {self.queued} bytes queued, the writer ignores back-pressure")
+            if self.chunks is _NOTHING:
+                self.chunks = deque()
             self.chunks.append(data if isinstance(data, bytes) else bytes(data))
             self.queued += len(data)
         if fin:
@@ -125,8 +129,8 @@ class StreamState:
 
     def drop(self) -> None:
         """Forget what is queued: the stream was reset."""
-        self.chunks.clear()
-        self.head.clear()
+        self.chunks = _NOTHING
+        self.head = None
         self.queued = 0
         self.fin_queued = self.full = self.send_open = self.recv_open = False
 

@@ -52,6 +52,10 @@ FIN: Final = 1
 MORE: Final = 2
 
 _FLAGS_ALLOWED: Final = {OPEN: FIN | MORE, OPENED: FIN | MORE, DATA: FIN, MESSAGE: MORE}
+# By type, the flags that are an error: none for a type of a later version that may be ignored.
+_FLAGS_FORBIDDEN: Final = tuple(
+    0xFF & ~_FLAGS_ALLOWED.get(kind, 0) if kind <= PULSE or kind & CRITICAL else 0 for kind in range(256)
+)
 _CODE: Final = struct.Struct("!H")
 _U32: Final = struct.Struct("!I")
 _GOAWAY: Final = struct.Struct("!IH")
@@ -129,7 +133,7 @@ def split(data: bytes | memoryview) -> tuple[int, int, int]:
     if size > MAX_FRAME:
         raise RemoteError(Code.PROTOCOL, "frame longer than 32 KiB")
     kind, flags, stream = HEADER.unpack_from(data)
-    if flags and flags & ~_FLAGS_ALLOWED.get(kind, 0) and (kind <= PULSE or kind & CRITICAL):
+    if flags & _FLAGS_FORBIDDEN[kind]:
         raise RemoteError(Code.PROTOCOL, f"flags {flags:#x} are not defined for frame type {kind}")
     if OPEN <= kind <= WINDOW:
         if not 0 < stream <= MAX_STREAM_ID:

@@ -41,6 +41,10 @@ class Busy(LocalError):
     """`open` cannot take a stream now: as many are open as the peer allows, or too much is queued already."""
 
 
+class Exhausted(LocalError):
+    """`open` cannot take a stream any more: the stream ids are used up."""
+
+
 class Mux:
     """One session, seen from one side. `server` opens streams, `agent` accepts them."""
 
@@ -51,14 +55,18 @@ class Mux:
         self.peer: Hello | None = None
         self.going_away = False  # we sent GOAWAY
         self.peer_going_away = False
+        self.accepting = False  # HELLO came, and neither side is going away
         self.frames_in = self.bytes_in = self.frames_out = self.bytes_out = self.streams_total = 0
         self._streams: dict[int, StreamState] = {}
         self._last_id = -1 if side == "server" else 0  # of the newest stream: ours (server), the peer's (agent)
         self._out = Outbox(limits.send_buffer)
         self._grants = Grants(hello.window, limits)
+        self._window = hello.window  # what the peer may send on a new stream
+        self._credit = 0  # ... and what we may
+        self._most = 0  # streams that may be open at once
         self._pieces = frames.Pieces()
         self._was_reset: dict[int, int] = {}  # stream that we reset -> credit that its late frames may use
-        self._heartbeat = Heartbeat(limits, now, side == "server")
+        self.heartbeat = Heartbeat(limits, now, side == "server")
         self._pong: bytes | None = None
         self._out.control(frames.pack_hello(hello))
 
@@ -96,21 +104,21 @@ class Mux:
         return self._last_id + 2 > frames.MAX_STREAM_ID
 
     def open(self, payload: bytes, fin: bool = False, tag: Any = None) -> int:
-        """Open a stream and return its id. Raises Busy, and LocalError before HELLO and after GOAWAY."""
-        peer = self.peer
+        """Open a stream and return its id. Raises Busy, Exhausted, and LocalError before HELLO and after GOAWAY."""
         if self.side != "server":
             raise LocalError("only the server opens streams")
-        if peer is None or self.going_away or self.peer_going_away or self.exhausted:
+        if not self.accepting:
             raise LocalError("the session takes no streams")
-        most = min(peer.max_streams, self.limits.max_streams)
-        if len(self._streams) >= most:
-            raise Busy(f"{most} streams are open")
+        if len(self._streams) >= self._most:
+            raise Busy(f"{self._most} streams are open")
         if self._out.open_bytes >= self.limits.open_backlog:
             raise Busy("the peer does not keep up with new streams")
         stream_id = self._last_id + 2
+        if stream_id > frames.MAX_STREAM_ID:
+            raise Exhausted("the stream ids are used up")
         head = frames.heads(frames.OPEN, stream_id, payload, FIN if fin else 0)
         self._last_id = stream_id
-        stream = StreamState(stream_id, tag, self.hello.window, peer.window)
+        stream = StreamState(stream_id, tag, self._window, self._credit)
         self._streams[stream_id] = stream
         self.streams_total += 1
         if fin:
@@ -136,7 +144,21 @@ class Mux:
         if fin:
             stream.fin_queued = True
             stream.send_open = False
-            self._maybe_remove(stream)
+            if not stream.recv_open:
+                self._remove(stream)
+
+    def respond(self, stream_id: int, head: bytes, body: bytes) -> None:
+        """`opened` with the head, and `send_data` with the whole body and the end of our half."""
+        if not body:
+            self.opened(stream_id, head, True)
+            return
+        stream = self._answering(stream_id)
+        if stream is None:
+            return
+        for frame in frames.heads(frames.OPENED, stream_id, head):
+            self._out.control(frame)
+        stream.answered = True
+        self._queue(stream, body, True)
 
     def refuse(self, stream_id: int, code: Code, message: str = "") -> None:
         """Refuse a stream, of which nothing was sent upstream. Raises LocalError once it was answered."""
@@ -155,14 +177,18 @@ class Mux:
             return True
         if not stream.answered and self.side == "agent":
             raise LocalError(f"stream {stream_id}: DATA before OPENED")
+        return self._queue(stream, data, fin)
+
+    def _queue(self, stream: StreamState, data: bytes | bytearray, fin: bool) -> bool:
+        out = self._out
         room = stream.queue(data, fin, self.limits.send_buffer)
-        self._out.data_bytes += len(data)
+        out.data_bytes += len(data)
         if room and stream.queued >= SMALL_QUEUE and self._out.data_bytes >= self.limits.send_total:
             # Many peers that do not read must not hold a whole buffer each; what flows is only told to stop more often.
             stream.full = True
             room = False
         if not stream.in_ring:
-            self._out.wake(stream)
+            out.wake(stream)
         return room
 
     def consume(self, stream_id: int, size: int, now: float) -> bool:
@@ -192,6 +218,7 @@ class Mux:
         """Take no new streams from now on; those that are open go on."""
         if not self.going_away:
             self.going_away = True
+            self.accepting = False
             self._out.control(frames.pack_goaway(max(self._last_id, 0), code, message))
 
     def frames_to_send(self, max_bytes: int) -> list[bytes]:
@@ -202,10 +229,11 @@ class Mux:
         out = self._out
         taken = out.take(max_bytes)
         self.frames_out += len(taken)
-        self.bytes_out += sum(map(len, taken))
+        self.bytes_out += out.taken
         if out.ended:
             for stream in out.ended:
-                self._maybe_remove(stream)
+                if not stream.recv_open:
+                    self._remove(stream)
             out.ended.clear()
         return taken
 
@@ -227,14 +255,14 @@ class Mux:
 
     def next_deadline(self) -> float:
         """When `tick` wants to be called next."""
-        return self._heartbeat.deadline()
+        return self.heartbeat.deadline()
 
     def tick(self, now: float, delivered: bool = False) -> None:
         """Queue a PING or a PULSE when it is due. Raises RemoteError(TIMEOUT) when the peer is silent for too long.
 
         `delivered`: the carrier knows that all that was written has reached the peer's machine.
         """
-        kind = self._heartbeat.due(now, bool(self._streams), delivered)
+        kind = self.heartbeat.due(now, bool(self._streams), delivered)
         if kind == frames.PING:
             self._send_ping(now)
         elif kind == frames.PULSE:
@@ -243,40 +271,36 @@ class Mux:
     @property
     def resting(self) -> bool:
         """Whether the session is at rest: then `stir` must be called with the first stream."""
-        return self._heartbeat.resting
+        return self.heartbeat.resting
 
     def stir(self, now: float) -> None:
         """Streams begin on a session at rest. Its deadline is another one afterwards."""
-        self._heartbeat.stir(now)
+        self.heartbeat.stir(now)
 
     def rest(self, interval: float, now: float) -> None:
         """PULSEs of a session at rest come every `interval` seconds from now on. Its deadline is another one then."""
-        self._heartbeat.rest(interval, now)
+        self.heartbeat.rest(interval, now)
 
     def doubt(self, now: float) -> None:
         """There is reason to think that the peer is dead. Its deadline is another one afterwards."""
-        if self._heartbeat.doubt(now):
+        if self.heartbeat.doubt(now):
             self._send_ping(now)
 
     def _send_ping(self, now: float) -> None:
-        self._out.control(frames.frame(frames.PING, 0, self._heartbeat.ping(now)))
+        self._out.control(frames.frame(frames.PING, 0, self.heartbeat.ping(now)))
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
     def receive_frame(self, data: bytes | memoryview, now: float) -> Event | None:
         """Take one frame of the peer. Raises RemoteError, after which the session must be closed."""
         kind, flags, stream_id = frames.split(data)
-        self._heartbeat.heard = now
+        self.heartbeat.heard = now
         self.frames_in += 1
         self.bytes_in += len(data)
-        payload = bytes(data[HEADER_SIZE:])
+        rest = data[HEADER_SIZE:]
+        payload = rest if isinstance(rest, bytes) else rest.tobytes()
         if self.peer is None:
             return self._on_hello(kind, payload, now)
-        if kind == frames.DATA:
-            return self._on_data(flags, stream_id, payload)
-        if kind == frames.WINDOW:
-            self._on_window(stream_id, payload)
-            return None
         receiver = _RECEIVERS.get(kind)
         if receiver is not None:
             return receiver(self, flags, stream_id, payload, now)
@@ -287,15 +311,19 @@ class Mux:
     def _on_hello(self, kind: int, payload: bytes, now: float) -> Event:
         if kind != frames.HELLO:
             raise RemoteError(Code.PROTOCOL, "the first frame is not HELLO")
-        self.peer = frames.unpack_hello(payload)
-        self._heartbeat.greeted = True
+        peer = frames.unpack_hello(payload)
+        self.peer = peer
+        self.accepting = not (self.going_away or self.peer_going_away)
+        self._credit = peer.window
+        self._most = min(peer.max_streams, self.limits.max_streams)
+        self.heartbeat.greeted = True
         self._send_ping(now)  # the first round trip tells how fast windows should grow
-        return HelloReceived(self.peer)
+        return HelloReceived(peer)
 
     def _on_second_hello(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
         raise RemoteError(Code.PROTOCOL, "a second HELLO")
 
-    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
+    def _on_data(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
         stream = self._streams.get(stream_id)
         if stream is None:
             self._find(stream_id)
@@ -305,7 +333,7 @@ class Mux:
                     raise RemoteError(Code.FLOW_CONTROL, f"stream {stream_id}: DATA over the window, after RESET")
                 self._was_reset[stream_id] = left - len(payload)
             return None
-        fin = bool(flags & FIN)
+        fin = flags & FIN != 0
         if not stream.recv_open:
             raise RemoteError(Code.PROTOCOL, f"stream {stream_id}: DATA after the end")
         if not stream.answered and self.side == "server":
@@ -314,10 +342,12 @@ class Mux:
             raise RemoteError(Code.PROTOCOL, f"stream {stream_id}: empty DATA")
         stream.arrived(len(payload))
         if fin:
-            self._peer_ended(stream)
+            stream.recv_open = False
+            if not stream.send_open:
+                self._remove(stream)
         return DataReceived(stream.tag, payload, fin)
 
-    def _on_window(self, stream_id: int, payload: bytes) -> None:
+    def _on_window(self, flags: int, stream_id: int, payload: bytes, now: float) -> None:
         increment = frames.unpack_window(payload)
         stream = self._find(stream_id)
         if stream is not None:
@@ -333,14 +363,13 @@ class Mux:
         if stream_id <= self._last_id:
             raise RemoteError(Code.PROTOCOL, f"stream {stream_id}: OPEN after stream {self._last_id}")
         self._last_id = stream_id
-        fin = bool(flags & FIN)
+        fin = flags & FIN != 0
         code = Code.SHUTDOWN if self.going_away else Code.BUSY
         if self.going_away or len(self._streams) >= self.hello.max_streams:
             self._remember_reset(stream_id, 0 if fin else self.hello.window)
             self._out.control(frames.pack_reason(frames.REFUSED, stream_id, code, "no new streams here now"))
             return None
-        assert self.peer is not None
-        stream = StreamState(stream_id, None, self.hello.window, self.peer.window)
+        stream = StreamState(stream_id, None, self._window, self._credit)
         stream.recv_open = not fin
         self._streams[stream_id] = stream
         self.streams_total += 1
@@ -354,9 +383,11 @@ class Mux:
         if stream is None:
             return None
         stream.answered = True
-        fin = bool(flags & FIN)
+        fin = flags & FIN != 0
         if fin:
-            self._peer_ended(stream)
+            stream.recv_open = False
+            if not stream.send_open:
+                self._remove(stream)
         return HeadReceived(stream.tag, whole, fin)
 
     def _on_refused(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
@@ -370,7 +401,7 @@ class Mux:
     def _on_end(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
         if payload:
             raise RemoteError(Code.PROTOCOL, f"stream {stream_id}: END with a payload")
-        return self._on_data(FIN, stream_id, payload)
+        return self._on_data(FIN, stream_id, payload, now)
 
     def _on_reset(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
         code, message = frames.unpack_reason(payload)
@@ -387,6 +418,7 @@ class Mux:
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event:
         last, code, message = frames.unpack_goaway(payload)
         self.peer_going_away = True
+        self.accepting = False
         event = GoAwayReceived(last, code, message)
         if self.side == "server":
             for stream in [s for s in self._streams.values() if s.id > last and not s.answered]:
@@ -407,7 +439,7 @@ class Mux:
     def _on_pong(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
         if len(payload) != frames.PING_SIZE:
             raise RemoteError(Code.PROTOCOL, "PONG is not 8 bytes long")
-        rtt = self._heartbeat.pong(payload, now)
+        rtt = self.heartbeat.pong(payload, now)
         if rtt is None:
             return None
         self._grants.rtt = rtt
@@ -441,16 +473,8 @@ class Mux:
             raise RemoteError(Code.PROTOCOL, f"stream {stream_id}: answered before it was opened")
         return stream
 
-    def _peer_ended(self, stream: StreamState) -> None:
-        stream.recv_open = False
-        self._maybe_remove(stream)
-
-    def _maybe_remove(self, stream: StreamState) -> None:
-        if not stream.recv_open and not stream.send_open:
-            self._remove(stream)
-
     def _remove(self, stream: StreamState) -> None:
-        if self._streams.pop(stream.id, None) is not None:
+        if self._streams.pop(stream.id, None) is not None and stream.window > self._window:
             self._grants.release(stream)
 
     def _forget(self, stream: StreamState) -> None:
@@ -476,6 +500,8 @@ class Mux:
 _RECEIVERS: Final[dict[int, Callable[[Mux, int, int, bytes, float], Event | None]]] = {
     frames.OPEN: Mux._on_open,
     frames.OPENED: Mux._on_opened,
+    frames.DATA: Mux._on_data,
+    frames.WINDOW: Mux._on_window,
     frames.REFUSED: Mux._on_refused,
     frames.END: Mux._on_end,
     frames.RESET: Mux._on_reset,

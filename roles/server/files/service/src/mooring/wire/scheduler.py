@@ -29,6 +29,7 @@ class Outbox:
         "data_bytes",
         "ended",
         "open_bytes",
+        "taken",
         "writable",
     )
 
@@ -41,6 +42,7 @@ class Outbox:
         self.control_bytes = 0
         self.open_bytes = 0
         self.data_bytes = 0  # queued on all streams; the caller adds, and takes off what it drops
+        self.taken = 0  # bytes of the frames that `take` returned last
         self.ended: list[StreamState] = []  # streams whose END or FIN left since the caller last looked
         self.writable: list[StreamState] = []  # streams that were full and have room again
 
@@ -55,13 +57,15 @@ class Outbox:
     def open(self, stream: StreamState, head: list[bytes]) -> None:
         """Queue the frames of an OPEN. They are dropped with the stream if it is reset before they leave."""
         stream.head = head
-        self.open_bytes += sum(map(len, head))
+        for frame in head:
+            self.open_bytes += len(frame)
         self._opens.append(stream)
 
     def cancel_open(self, stream: StreamState) -> None:
         """Take back an OPEN that has not left."""
-        self.open_bytes -= sum(map(len, stream.head))
-        stream.head = []
+        for frame in stream.head or ():
+            self.open_bytes -= len(frame)
+        stream.head = None
 
     def wake(self, stream: StreamState) -> None:
         """The stream may have something to send, or credit to send it with."""
@@ -84,38 +88,34 @@ class Outbox:
                     break
             self.control_bytes -= size
             del control[: len(out)]
-            if size >= max_bytes:
-                return out
         opens = self._opens
-        if opens:
+        if opens and size < max_bytes:
             taken = 0
             for stream in opens:
                 taken += 1
                 head = stream.head
-                if head:
-                    stream.head = []
-                    out += head
-                    length = sum(map(len, head))
-                    self.open_bytes -= length
-                    size += length
+                if head is not None:
+                    stream.head = None
+                    for frame in head:
+                        out.append(frame)
+                        length = len(frame)
+                        self.open_bytes -= length
+                        size += length
                     if size >= max_bytes:
                         break
             del opens[:taken]
-            if size >= max_bytes:
-                return out
         ring = self._ring
-        while ring:
+        while ring and size < max_bytes:
             stream = ring.popleft()
             if stream.sendable():
                 frame = self._next_frame(stream, max_bytes - size)
                 out.append(frame)
                 size += len(frame)
-            if stream.sendable():
+            if stream.send_open and stream.sendable():
                 ring.append(stream)
             else:
                 stream.in_ring = False
-            if size >= max_bytes:
-                break
+        self.taken = size
         return out
 
     def _next_frame(self, stream: StreamState, room: int) -> bytes:
@@ -123,7 +123,13 @@ class Outbox:
         if not chunks:
             self._ended(stream)
             return HEADER.pack(END, 0, stream.id)
-        limit = min(MAX_PAYLOAD, stream.credit, max(room - HEADER_SIZE, MIN_SLICE))
+        limit = room - HEADER_SIZE  # compared by hand: `min` and `max` cost as much as all the rest
+        if limit < MIN_SLICE:
+            limit = MIN_SLICE
+        elif limit > MAX_PAYLOAD:
+            limit = MAX_PAYLOAD
+        if limit > stream.credit:
+            limit = stream.credit
         chunk = chunks[0]
         size = len(chunk)
         payload: bytes | memoryview
