@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from mooring.authn.agents import MAX_LIFE, SKEW, TYP, AgentDoor, AgentRefused, AgentVerifier, is_weak_key
-from mooring.authn.replays import REPLAYS_PER_CLUSTER
+from mooring.authn.replays import REPLAYS_PER_CLUSTER, Replays
 
 # RFC 9864 prefers "Ed25519"; the protocol says "EdDSA".
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
@@ -248,6 +248,20 @@ def test_what_is_remembered_of_a_deleted_cluster_is_dropped(verifier: AgentVerif
     verifier.forget(ONE)
     verifier.forget("c-cccccccccccc")
     assert verifier._replays._seen == {}
+
+
+def test_a_cluster_whose_agent_stays_is_not_remembered_for_long() -> None:
+    seen = Replays()
+    for number in range(100):
+        assert seen.first_time(f"c-{number}", "jti", NOW + 60, NOW)
+    assert len(seen.seen(NOW)) == len(seen._seen) == 100
+    # All of them count until then, whoever comes meanwhile.
+    assert not any(seen.first_time(f"c-{number}", "jti", NOW + 60, NOW + 59.9) for number in range(100))
+    # Of each that comes afterwards, two others go.
+    for number in range(100):
+        assert seen.first_time("c-new", f"jti-{number}", NOW + 160, NOW + 60)
+    assert list(seen._seen) == ["c-new"]
+    assert len(seen.seen(NOW + 60)) == 100
 
 
 @given(st.one_of(st.text(), st.text(".abcXYZ019-_=", min_size=2, max_size=80), st.just("." * 2), st.just("a" * 5000)))
