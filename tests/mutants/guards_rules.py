@@ -142,8 +142,8 @@ DEPENDENCIES = (
         "        if not self.audit.accepting:\n", "        if False:\n",
         CHAIN + "::test_nothing_is_forwarded_that_cannot_be_recorded"),
     off("without-a-token-the-agent-refuses", 17, "agent/dispatch.py",
-        "            raise Refused(Code.CREDENTIAL, self._credential.problem)\n",
-        '            self._token = Secret("")\n', AGENT + "::test_without_a_token_every_stream_is_refused"),
+        "            raise Refused(Code.CREDENTIAL, dispatcher.credential.problem)\n",
+        '            self._token = token = Secret("")\n', AGENT + "::test_without_a_token_every_stream_is_refused"),
 )  # fmt: skip
 
 SMUGGLING = (

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mooring.agent.dispatch import response_head
 from mooring.proxy.forward import response_headers
 from mooring.wire.headers import MAX_HEAD, MAX_HEADERS, BadMessage, ResponseHead, parse_response_head
-from mooring.wire.http1_response import Response, ResponseReader
+from mooring.wire.http1_response import Body, End, Response, ResponseReader, Whole
 from mooring.wire.http1_writer import FramingError, ResponseWriter
 from mooring.wire.plainhead import PlainHead, read_plain, without_keep_alive
 
@@ -198,12 +198,34 @@ def test_a_response_that_cannot_keep_its_length_is_refused() -> None:
 
 def test_the_reader_gives_plain_heads_out_only_when_asked_and_never_for_head() -> None:
     data = KUBERNETES + bytes(3000)
-    (head, _body, _end) = ResponseReader(b"GET", plain=True).feed(data)
-    assert head == PlainHead(200, 3000, KUBERNETES)
+    assert ResponseReader(b"GET", plain=True).feed(data) == [Whole(PlainHead(200, 3000, KUBERNETES), bytes(3000))]
     assert isinstance(ResponseReader(b"GET").feed(data)[0], Response)
     (only, _end) = ResponseReader(b"HEAD", plain=True).feed(KUBERNETES)
     assert isinstance(only, Response)
     reader = ResponseReader(b"GET", plain=True)
     empty = KUBERNETES.replace(b"3000", b"0")
-    assert len(reader.feed(empty)) == 2
+    assert reader.feed(empty) == [Whole(PlainHead(200, 0, empty), b"")]
     assert reader.keep_alive
+
+
+@pytest.mark.parametrize("cut", [1, len(KUBERNETES) - 1, len(KUBERNETES), len(KUBERNETES) + 1, len(KUBERNETES) + 2999])
+def test_a_plain_response_in_pieces_is_the_same_response(cut: int) -> None:
+    data = KUBERNETES + bytes(3000)
+    reader = ResponseReader(b"GET", plain=True)
+    events = reader.feed(data[:cut]) + reader.feed(data[cut:])
+    if cut < len(KUBERNETES):
+        assert events == [Whole(PlainHead(200, 3000, KUBERNETES), bytes(3000))]
+    else:
+        assert (events[0], events[-1]) == (PlainHead(200, 3000, KUBERNETES), End())
+        assert b"".join(event.data for event in events if isinstance(event, Body)) == bytes(3000)
+    assert reader.complete
+    assert reader.keep_alive
+
+
+def test_bytes_behind_a_whole_plain_response_are_not_of_it_and_end_its_connection() -> None:
+    for body in (bytes(3000), b""):
+        head = KUBERNETES.replace(b"3000", b"%d" % len(body))
+        reader = ResponseReader(b"GET", plain=True)
+        (whole,) = reader.feed(head + body + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert whole == Whole(PlainHead(200, len(body), head), body)
+        assert not reader.keep_alive

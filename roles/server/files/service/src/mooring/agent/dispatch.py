@@ -11,20 +11,19 @@ an impersonated user, keep an upstream connection whose stream has gone, or hold
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from mooring.agent.acting import Acting
 from mooring.agent.apiserver import ApiServer, is_proxied
 from mooring.agent.credential import Credential
-from mooring.agent.heads import Heads
+from mooring.agent.heads import Checked, Heads, checked
 from mooring.agent.review import Reviewer
 from mooring.lib import logging
 from mooring.lib.clock import Clock
 from mooring.lib.secrets import Secret
 from mooring.lib.tasks import Supervisor
 from mooring.net.http1client import UpstreamRequest
-from mooring.tunnel.stream import APISERVER, Code, Stream, StreamSink, unpack_open
+from mooring.tunnel.stream import APISERVER, Code, OpenRequest, Stream, StreamSink, unpack_open
 from mooring.wire.actas import TARGET as APISERVER_AS
 from mooring.wire.actas import BadActAs, is_wire
 from mooring.wire.frames import TunnelProtocolError
@@ -93,15 +92,12 @@ def check_head(head: RequestHead, *, acts: bool = False) -> Headers:
     return [pair for pair in strip_hop_by_hop(head.headers) if pair[0].lower() not in (b"host", b"expect")]
 
 
-def build_head(head: RequestHead, headers: Headers, authority: bytes, token: Secret) -> RequestHead:
-    """The head that kube-apiserver gets: ours first, then what travels on, then what belongs to this connection."""
-    mine: Headers = [(b"Host", authority), (b"Authorization", b"Bearer " + token.reveal().encode("ascii"))]
-    upgrade = get_all(head.headers, b"upgrade")
-    if upgrade and b"upgrade" in connection_tokens(head.headers):
-        headers = [*headers, (b"Connection", b"Upgrade"), *((b"Upgrade", value) for value in upgrade)]
-    codings = get_all(head.headers, b"transfer-encoding")
-    headers = [*headers, *((b"Transfer-Encoding", value) for value in codings)]
-    return RequestHead(head.method, head.target, mine + headers)
+def passed(head: RequestHead, headers: Headers) -> Checked:
+    """The request with those of its headers that may travel on. Raises Refused for a body of unclear length."""
+    try:
+        return checked(head, headers)
+    except ValueError as error:
+        raise Refused(Code.BAD_REQUEST, str(error)) from None
 
 
 def response_head(head: ResponseHead) -> bytes:
@@ -117,68 +113,65 @@ class Dispatcher:
     """The `on_open` of the agent's sessions."""
 
     def __init__(self, apiserver: ApiServer, credential: Credential, clock: Clock) -> None:
-        self._apiserver = apiserver
-        self._credential = credential
+        self.apiserver = apiserver
+        self.credential = credential
+        self.tasks = Supervisor("dispatch")
+        self.exchanges: set[Exchange] = set()
+        """Under way; each takes itself out."""
         self._reviewer = Reviewer(apiserver.call, apiserver.authority, credential, clock)
-        self._tasks = Supervisor("dispatch")
-        self._heads = Heads(check_head)
-        self._exchanges: set[Exchange] = set()
+        self._heads = Heads(lambda head: passed(head, check_head(head)))
         self._acting: set[Acting] = set()
         self._log = logging.get("mooring.agent.dispatch")
 
     @property
     def open(self) -> int:
         """Exchanges under way, those that wait for a decision included."""
-        return len(self._exchanges) + len(self._acting)
+        return len(self.exchanges) + len(self._acting)
 
     def __call__(self, stream: Stream, payload: bytes, fin: bool, /) -> StreamSink | None:
         """Serves a stream, or refuses it. See `tunnel.stream.OpenHandler`."""
         try:
-            target, head, headers = self._read(payload)
-            if target == APISERVER_AS:
-                return self._act(stream, head, headers, fin)
-            return self._begin(stream, head, headers, fin)
+            opened = self._read(payload)
+            if opened.target == APISERVER_AS:
+                return self._act(stream, opened.head, fin)
+            return self._begin(stream, self._heads.read(opened.head), fin)
         except Refused as refusal:
             self._refuse(stream, refusal)
-            return None
+        except BadMessage as error:
+            self._refuse(stream, Refused(Code.BAD_REQUEST, f"malformed request head: {error.reason}"))
+        return None
 
-    def _read(self, payload: bytes) -> tuple[str, RequestHead, Headers]:
+    def _read(self, payload: bytes) -> OpenRequest:
         try:
             opened = unpack_open(payload)
         except TunnelProtocolError as error:
             raise Refused(Code.BAD_REQUEST, f"malformed OPEN: {error}") from None
         if opened.target not in TARGETS:
             raise Refused(Code.REFUSED_TARGET, f"{opened.target!r} is not a target of this agent")
-        try:
-            if opened.target == APISERVER_AS:
-                head = parse_request_head(opened.head)
-                return opened.target, head, check_head(head, acts=True)
-            return opened.target, *self._heads.read(opened.head)
-        except BadMessage as error:
-            raise Refused(Code.BAD_REQUEST, f"malformed request head: {error.reason}") from None
+        return opened
 
-    def _begin(self, stream: Stream, head: RequestHead, headers: Headers, fin: bool) -> StreamSink:
-        exchange = Exchange(
-            self._apiserver, self._credential, self._tasks, self._exchanges.discard, stream, head, headers, fin
-        )
+    def _begin(self, stream: Stream, request: Checked, fin: bool) -> StreamSink:
+        exchange = Exchange(self, stream, request, fin)
         exchange.start()
-        self._exchanges.add(exchange)
+        self.exchanges.add(exchange)
         return exchange.from_tunnel
 
-    def _act(self, stream: Stream, head: RequestHead, headers: Headers, fin: bool) -> StreamSink:
+    def _act(self, stream: Stream, raw: bytes, fin: bool) -> StreamSink:
         def begin(headers: Headers, fin: bool) -> StreamSink | None:
             try:
-                return self._begin(stream, head, headers, fin)
+                return self._begin(stream, passed(head, headers), fin)
             except Refused as refusal:
                 self._refuse(stream, refusal)
                 return None
 
+        head = parse_request_head(raw)
+        headers = check_head(head, acts=True)
         try:
             acting = Acting(stream, headers, head.method, fin, begin, self._acting.discard)
         except BadActAs as error:
             raise Refused(Code.BAD_REQUEST, error.reason) from None
         self._acting.add(acting)
-        acting.start(self._reviewer, self._tasks)
+        acting.start(self._reviewer, self.tasks)
         return acting
 
     def _refuse(self, stream: Stream, refusal: Refused) -> None:
@@ -189,49 +182,47 @@ class Dispatcher:
         """Ends what is under way: streams are reset with SHUTDOWN."""
         for waiting in list(self._acting):
             waiting.shut_down()
-        for exchange in list(self._exchanges):
+        for exchange in list(self.exchanges):
             exchange.shut_down()
-        await self._tasks.aclose()
+        await self.tasks.aclose()
         await self._reviewer.aclose()
 
 
 class Exchange:
     """One stream and its request. This half listens to kube-apiserver (`UpstreamSink`) and writes to the stream."""
 
-    def __init__(
-        self,
-        apiserver: ApiServer,
-        credential: Credential,
-        tasks: Supervisor,
-        done: Callable[[Exchange], None],
-        stream: Stream,
-        head: RequestHead,
-        headers: Headers,
-        fin: bool,
-    ) -> None:
+    __slots__ = (
+        "_dispatcher",
+        "_fin",
+        "_repeatable",
+        "_sent",
+        "_token",
+        "_unconsumed",
+        "from_tunnel",
+        "request",
+        "stream",
+    )
+
+    def __init__(self, dispatcher: Dispatcher, stream: Stream, sent: Checked, fin: bool) -> None:
         self.from_tunnel = FromTunnel(self)
         self.stream = stream
         self.request: UpstreamRequest | None = None
-        self._apiserver = apiserver
-        self._credential = credential
-        self._tasks = tasks
-        self._done = done
-        self._head = head
-        self._headers = headers
+        self._dispatcher = dispatcher
+        self._sent = sent
         self._token: Secret | None = None
         self._fin = fin
         # Nothing but the head was sent, so the whole request can be sent again after a refused token.
-        self._repeatable = fin or get(head.headers, b"upgrade") is not None
+        self._repeatable = fin or sent.framing[0]
         self._unconsumed = 0
 
     def start(self) -> None:
         """Sends the request. Raises Refused."""
-        self._token = self._credential.current()
-        if self._token is None:
-            raise Refused(Code.CREDENTIAL, self._credential.problem)
-        head = build_head(self._head, self._headers, self._apiserver.authority, self._token)
+        dispatcher = self._dispatcher
+        self._token = token = dispatcher.credential.current()
+        if token is None:
+            raise Refused(Code.CREDENTIAL, dispatcher.credential.problem)
         try:
-            self.request = self._apiserver.request(head, self)
+            self.request = dispatcher.apiserver.request(self._sent, token, self)
         except ValueError as error:
             raise Refused(Code.BAD_REQUEST, str(error)) from None
         if self._fin:
@@ -242,18 +233,23 @@ class Exchange:
         if self._accepts(head.status, fin):
             self.stream.opened(response_head(head), fin)
 
-    def on_plain_head(self, head: PlainHead, fin: bool) -> None:
+    def on_plain_head(self, head: PlainHead) -> None:
         """kube-apiserver answers, with a head that goes back as it came."""
-        if self._accepts(head.status, fin):
-            self.stream.opened(head.raw, fin)
+        if self._accepts(head.status, False):
+            self.stream.opened(head.raw)
+
+    def on_whole(self, head: PlainHead, body: bytes) -> None:
+        """The same, and its whole body."""
+        if self._accepts(head.status, True):
+            self.stream.respond(head.raw, body)
 
     def _accepts(self, status: int, fin: bool) -> bool:
-        if status == 401 and not is_proxied(self._head.target):
+        if status == 401 and not is_proxied(self._sent.target):
             self._unauthorized()
             return False
         self._repeatable = False
         if fin:
-            self._done(self)
+            self._done()
         return True
 
     def on_data(self, data: bytes) -> None:
@@ -272,17 +268,17 @@ class Exchange:
 
     def on_end(self) -> None:
         """The response is complete."""
-        self._done(self)
+        self._done()
         self.stream.end()
 
     def on_reset(self, code: Code, message: str) -> None:
         """kube-apiserver failed after it may have got the request."""
-        self._done(self)
+        self._done()
         self.stream.reset(code, message)
 
     def on_refused(self, code: Code, message: str) -> None:
         """kube-apiserver could not be reached."""
-        self._done(self)
+        self._done()
         self.stream.refuse(code, message)
 
     def on_writable(self) -> None:
@@ -291,7 +287,7 @@ class Exchange:
 
     def give_up(self) -> None:
         """The stream is gone: the upstream connection goes at once, so that no watch is left behind."""
-        self._done(self)
+        self._done()
         if self.request is not None:
             self.request.reset()
 
@@ -299,6 +295,9 @@ class Exchange:
         """The agent stops."""
         self.give_up()
         self.stream.reset(Code.SHUTDOWN, "the agent is shutting down")
+
+    def _done(self) -> None:
+        self._dispatcher.exchanges.discard(self)
 
     def wrote_body(self) -> None:
         """Part of the body has been sent."""
@@ -310,37 +309,39 @@ class Exchange:
         if request is not None:
             request.reset()
         assert self._token is not None
-        self._credential.rejected(self._token)
+        self._dispatcher.credential.rejected(self._token)
         if self._repeatable:
             self._repeatable = False
-            self._tasks.spawn(self._again(self._token), "retry after 401")
+            self._dispatcher.tasks.spawn(self._again(self._token), "retry after 401")
         else:
             self._fail_credential()
 
     async def _again(self, old: Secret) -> None:
-        if await self._credential.other_than(old, NEW_TOKEN_WAIT) is None or self.stream.closed:
+        if await self._dispatcher.credential.other_than(old, NEW_TOKEN_WAIT) is None or self.stream.closed:
             self._fail_credential()
             return
         try:
             self.start()
         except Refused as refusal:
-            self._done(self)
+            self._done()
             self.stream.reset(refusal.code, refusal.message)
         else:
             self.from_tunnel.pass_on()
 
     def _fail_credential(self) -> None:
-        self._done(self)
+        self._done()
         self.stream.reset(Code.CREDENTIAL, "kube-apiserver refuses the agent's token of mooring-impersonator")
 
 
 class FromTunnel:
     """The other half of an exchange: listens to the stream (`StreamSink`) and writes to kube-apiserver."""
 
+    __slots__ = ("_early", "_early_end", "_exchange", "_unconsumed")
+
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._unconsumed = 0
-        self._early = bytearray()  # at most the stream's window: no credit is given for it
+        self._early: bytearray | None = None  # at most the stream's window: no credit is given for it
         self._early_end = False
 
     def on_data(self, data: bytes) -> None:
@@ -348,6 +349,8 @@ class FromTunnel:
         exchange = self._exchange
         exchange.wrote_body()
         if exchange.request is None:
+            if self._early is None:
+                self._early = bytearray()
             self._early += data
         elif exchange.request.write(data):
             exchange.stream.consumed(len(data))
@@ -356,9 +359,9 @@ class FromTunnel:
 
     def pass_on(self) -> None:
         """There is a request again: it gets what came while there was none."""
-        early, self._early = bytes(self._early), bytearray()
-        if early:
-            self.on_data(early)
+        early, self._early = self._early, None
+        if early is not None:
+            self.on_data(bytes(early))
         if self._early_end:
             self.on_end()
 

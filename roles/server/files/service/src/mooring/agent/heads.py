@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the head of an OPEN, with the work done once for header lines that come again.
+"""Reads the head of an OPEN and makes its lines for kube-apiserver, once for header lines that come again.
 
 Why: the head of a user's next request differs from the one before in its first line and in the request id, which the
-server writes last. Parsing and checking the lines between is most of what an agent computes for a small request.
+server writes last. To parse, check and write the lines between is most of what an agent computes for a small request.
 
 It must not: take anything for known but the same bytes, or let a first or last line through that the strict parser and
 the check would not pass: what does not fit two narrow patterns goes the long way.
@@ -12,43 +12,74 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
-from mooring.wire.headers import Headers, RequestHead, parse_request_head
+from mooring.net.http1connection import Framing, framing
+from mooring.wire.headers import (
+    Headers,
+    RequestHead,
+    connection_tokens,
+    get_all,
+    header_lines,
+    parse_request_head,
+)
 
-SEEN_MAX = 256
+SEEN_MAX: Final = 256
 """Sets of header lines that are remembered."""
-LINES_MAX = 4 * 1024
+LINES_MAX: Final = 4 * 1024
 """Bytes of header lines that are remembered."""
 
-_FIRST = re.compile(rb'(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/(?!/)[!"$-~]*) HTTP/1\.1')
-_LAST = re.compile(rb"(Impersonate-Extra-mooring\.fleet%2frequest-id): ([0-9a-f]{32})\r\n\r\n")
+_FIRST: Final = re.compile(rb'(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/(?!/)[!"$-~]*) HTTP/1\.1')
+_LAST: Final = re.compile(rb"(Impersonate-Extra-mooring\.fleet%2frequest-id: [0-9a-f]{32}\r\n)\r\n")
+
+
+@dataclass(slots=True)
+class Checked:
+    """A request that was let through. `lines`: all its header lines but Host and Authorization, which are ours."""
+
+    method: bytes
+    target: bytes
+    lines: bytes
+    framing: Framing
+
+
+def checked(head: RequestHead, headers: Headers) -> Checked:
+    """The request with `headers`, those of its own that may travel on, and what belongs to the next connection.
+
+    Raises ValueError when its body is declared in no clear way.
+    """
+    mine: Headers = []
+    upgrade = get_all(head.headers, b"upgrade")
+    if upgrade and b"upgrade" in connection_tokens(head.headers):
+        mine += [(b"Connection", b"Upgrade"), *((b"Upgrade", value) for value in upgrade)]
+    mine += [(b"Transfer-Encoding", value) for value in get_all(head.headers, b"transfer-encoding")]
+    mine += headers
+    return Checked(head.method, head.target, header_lines(mine), framing(mine))
 
 
 class Heads:
     """Remembers header lines that `check` has let through, and what it made of them."""
 
-    def __init__(self, check: Callable[[RequestHead], Headers]) -> None:
-        """`check` gives the headers that may travel on, or raises; it must look at nothing but the head."""
+    def __init__(self, check: Callable[[RequestHead], Checked]) -> None:
+        """`check` raises for what may not pass; it must look at nothing but the head."""
         self._check = check
-        self._seen: dict[bytes, tuple[Headers, Headers]] = {}
+        self._seen: dict[bytes, tuple[bytes, Framing]] = {}
 
-    def read(self, raw: bytes) -> tuple[RequestHead, Headers]:
-        """The head, and its headers that may travel on. Raises BadMessage, and what `check` raises."""
+    def read(self, raw: bytes) -> Checked:
+        """The request. Raises BadMessage, and what `check` raises."""
         begin, end = raw.find(b"\r\n"), raw.rfind(b"\r\n", 0, -4)
         last = _LAST.fullmatch(raw, end + 2) if 0 < begin < end else None
         if last is None:
-            head = parse_request_head(raw)
-            return head, self._check(head)
+            return self._check(parse_request_head(raw))
         lines = raw[begin:end]
         seen = self._seen.get(lines)
         first = _FIRST.fullmatch(raw, 0, begin)
         if seen is None or first is None:
-            head = parse_request_head(raw)
-            headers = self._check(head)
-            if len(lines) <= LINES_MAX and headers and headers[-1] == head.headers[-1]:
+            request = self._check(parse_request_head(raw))
+            if len(lines) <= LINES_MAX and request.lines.endswith(last[1]):
                 if len(self._seen) >= SEEN_MAX:
                     self._seen.clear()
-                self._seen[lines] = (head.headers[:-1], headers[:-1])
-            return head, headers
-        pair = (last[1], last[2])
-        return RequestHead(first[1], first[2], [*seen[0], pair]), [*seen[1], pair]
+                self._seen[lines] = (request.lines.removesuffix(last[1]), request.framing)
+            return request
+        return Checked(first[1], first[2], seen[0] + last[1], seen[1])

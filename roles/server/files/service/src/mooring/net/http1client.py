@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 from mooring.lib.tasks import Supervisor
 from mooring.net.deadlines import Deadlines
-from mooring.net.http1connection import Connection, PlainSink, UpstreamRequest, UpstreamSink
+from mooring.net.http1connection import Connection, Framing, PlainSink, UpstreamRequest, UpstreamSink, framing
 from mooring.net.sockets import Connector
 from mooring.net.tls import explain
 from mooring.wire.frames import Code
-from mooring.wire.headers import RequestHead
+from mooring.wire.headers import RequestHead, serialize_request
 
 __all__ = ["Http1Pool", "PlainSink", "PoolLimits", "UpstreamRequest", "UpstreamSink"]
 
@@ -75,28 +75,35 @@ class Http1Pool:
         sink: UpstreamSink,
         *,
         head_timeout: float | None = 90.0,
-        plain: PlainSink | None = None,
     ) -> UpstreamRequest:
         """Starts a request; the sink hears of it later, never during this call.
 
         `head` is sent as it is, so it must hold Host and no hop-by-hop header but those meant for this connection. The
         body that it declares (Content-Length, chunked) is given with `write` and `end`; with `Upgrade` the request is
         raw after a 101. `head_timeout` is the time in seconds from the end of the request to the head of the response;
-        None for requests that may stay silent (watches). `plain`: the sink once more, if it takes plain heads. Raises
-        ValueError for a head that cannot be sent.
+        None for requests that may stay silent (watches). Raises ValueError for a head that cannot be sent.
         """
-        request = UpstreamRequest(self, head, sink, head_timeout, plain)
+        raw = serialize_request(head)
+        request = UpstreamRequest(self, head.method, raw, framing(head.headers), sink, head_timeout, None)
+        self.start(request)
+        return request
+
+    def pass_on(
+        self, method: bytes, raw: bytes, framing: Framing, sink: PlainSink, head_timeout: float | None
+    ) -> UpstreamRequest:
+        """As `request`, for who has the head as bytes, knows its framing, and takes plain heads."""
+        request = UpstreamRequest(self, method, raw, framing, sink, head_timeout, sink)
         self.start(request)
         return request
 
     def start(self, request: UpstreamRequest, *, fresh: bool = False) -> None:
         """Runs a request on a free connection, or (always if `fresh`) on a new one."""
-        loop = asyncio.get_running_loop()
         while self._idle and not fresh:
             connection = self._idle.pop()
             if not connection.closing:
-                connection.start(request)
+                request.start(connection)
                 return
+        loop = asyncio.get_running_loop()
         if self._closed:
             loop.call_soon(request.refuse, Code.SHUTDOWN, "shutting down")
         elif len(self._connections) - len(self._idle) + len(self._dialling) >= self.limits.max_connections:
@@ -137,7 +144,7 @@ class Http1Pool:
         if request.closed:
             connection.release(True)
         else:
-            connection.start(request)
+            request.start(connection)
 
     def freed(self, connection: Connection) -> None:
         """A connection has done its request and can take another."""

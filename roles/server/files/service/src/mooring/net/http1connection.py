@@ -12,7 +12,7 @@ The names of the methods are those of a tunnel's stream and sink, so that joinin
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
 
 from mooring.wire.frames import Code
 from mooring.wire.headers import (
@@ -20,14 +20,13 @@ from mooring.wire.headers import (
     CONNECTION,
     LENGTH,
     BadMessage,
-    RequestHead,
+    Headers,
     ResponseHead,
     connection_tokens,
     get,
     role,
-    serialize_request,
 )
-from mooring.wire.http1_response import LAST_CHUNK, Body, Response, ResponseReader, encode_chunk
+from mooring.wire.http1_response import LAST_CHUNK, Body, End, Response, ResponseReader, encode_chunk
 from mooring.wire.plainhead import PlainHead
 
 if TYPE_CHECKING:
@@ -39,6 +38,9 @@ READ_HIGH: Final = 64 * 1024
 """Delivered but not yet consumed bytes at which reading from the upstream stops; it goes on below half of it."""
 
 _REPEATABLE: Final = (b"GET", b"HEAD", b"OPTIONS")
+
+Framing: TypeAlias = tuple[bool, Literal["ended", "length", "chunked", "upgrade", "raw"], int]
+"""Whether a request asks for an upgrade, how the body that it declares is framed, and a declared length."""
 
 
 class UpstreamSink(Protocol):
@@ -70,8 +72,11 @@ class UpstreamSink(Protocol):
 class PlainSink(UpstreamSink, Protocol):
     """A sink that passes on heads as they came, when they can be."""
 
-    def on_plain_head(self, head: PlainHead, fin: bool) -> None:
-        """In place of `on_head`."""
+    def on_plain_head(self, head: PlainHead) -> None:
+        """In place of `on_head`; a body follows."""
+
+    def on_whole(self, head: PlainHead, body: bytes) -> None:
+        """In place of `on_head` and all that would follow it. Nothing of the body is to be `consumed`."""
 
 
 class UpstreamRequest:
@@ -103,24 +108,25 @@ class UpstreamRequest:
     def __init__(
         self,
         pool: Http1Pool,
-        head: RequestHead,
+        method: bytes,
+        head: bytes,
+        framing: Framing,
         sink: UpstreamSink,
         head_timeout: float | None,
-        plain: PlainSink | None = None,
+        plain: PlainSink | None,
     ) -> None:
         self.sink = sink
         self._plain = plain
-        self.repeatable = False
         self._pool = pool
-        self._head = serialize_request(head)
+        self._head = head
         self._head_timeout = head_timeout
         self._waiting = False
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
-        self._upgrade, self._out, self._left = _framing(head)
-        self.repeatable = head.method in _REPEATABLE and self._out == "ended"
-        self._reader = ResponseReader(head.method, upgrade=self._upgrade, plain=plain is not None)
+        self._upgrade, self._out, self._left = framing
+        self.repeatable = self._out == "ended" and method in _REPEATABLE
+        self._reader = ResponseReader(method, upgrade=self._upgrade, plain=plain is not None)
         self._raw = False
         self._peer_ended = False
         self._pending: list[bytes] = []
@@ -163,7 +169,8 @@ class UpstreamRequest:
 
     def end(self) -> None:
         """The body is complete (after a 101: we send no more)."""
-        self.write(b"", fin=True)
+        if self._out != "ended":
+            self.write(b"", fin=True)
 
     def reset(self, code: Code = Code.CANCEL, message: str = "") -> None:
         """Gives the request up: its connection is closed at once and the sink hears nothing more."""
@@ -191,12 +198,13 @@ class UpstreamRequest:
         """Runs the request on a connection that is free."""
         self._connecting = None
         self._connection = connection
-        pending = [self._head]
-        if self._out != "upgrade":
-            pending += self._pending
+        connection.request = self
+        data = self._head
+        if self._pending and self._out != "upgrade":
+            data += b"".join(self._pending)
             self._pending.clear()
             self._pending_size = 0
-        connection.write(b"".join(pending))
+        connection.write(data)
         if self._out in ("ended", "upgrade"):
             self._wait_for_head()
         if self._blocked and self._out != "upgrade" and not connection.blocked:
@@ -224,33 +232,38 @@ class UpstreamRequest:
         except BadMessage as error:
             self._fail(Code.UPSTREAM_UNREACHABLE, error.reason)
             return
-        complete = self._reader.complete
         for index, event in enumerate(events):
             if self._closed:
                 return
             if isinstance(event, Body):
                 self._deliver(event.data)
-            elif isinstance(event, (Response, PlainHead)):
-                self._stop_timer()
-                if isinstance(event, Response) and event.body == "raw":
-                    self._switch(event.head)
-                    return
-                if self._out == "upgrade":  # the upgrade was declined: an ordinary response follows
-                    self._out, self._blocked = "ended", False
-                    self._pending.clear()
-                fin = complete and index == len(events) - 2
-                if fin:
-                    self._release()
-                if isinstance(event, Response):
-                    self.sink.on_head(event.head, fin)
-                else:
-                    assert self._plain is not None
-                    self._plain.on_plain_head(event, fin)
-                if fin:
-                    return
-            else:
+                continue
+            if isinstance(event, End):
                 self._release()
                 self.sink.on_end()
+                return
+            if self._waiting:
+                self._stop_timer()
+            if isinstance(event, Response) and event.body == "raw":
+                self._switch(event.head)
+                return
+            if self._out == "upgrade":  # the upgrade was declined: an ordinary response follows
+                self._out, self._blocked = "ended", False
+                self._pending.clear()
+            if isinstance(event, Response):
+                fin = self._reader.complete and index == len(events) - 2
+                if fin:
+                    self._release()
+                self.sink.on_head(event.head, fin)
+                if fin:
+                    return
+                continue
+            assert self._plain is not None
+            if isinstance(event, PlainHead):
+                self._plain.on_plain_head(event)
+            else:
+                self._release()
+                self._plain.on_whole(event.head, event.body)
 
     def eof(self) -> bool:
         """The peer sends no more. True keeps our direction open."""
@@ -276,7 +289,8 @@ class UpstreamRequest:
         if connection is not None and connection.reused and self.repeatable and not self._reader.started:
             # The peer closed an idle connection just as we took it: nothing was answered, and a repeat is harmless.
             self.repeatable = False
-            self._stop_timer()
+            if self._waiting:
+                self._stop_timer()
             self._pool.start(self, fresh=True)
             return
         try:
@@ -373,11 +387,12 @@ class UpstreamRequest:
     def _close(self) -> None:
         self._closed = True
         self._pending.clear()
-        self._stop_timer()
+        if self._waiting:
+            self._stop_timer()
 
     def _stop_timer(self) -> None:
-        if self._waiting and self._head_timeout is not None:
-            self._waiting = False
+        self._waiting = False
+        if self._head_timeout is not None:
             self._pool.deadlines.drop(self._head_timeout, self)
 
 
@@ -407,17 +422,13 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._transport: asyncio.Transport | None = None
 
-    def start(self, request: UpstreamRequest) -> None:
-        """Runs `request` here."""
-        self.request = request
-        request.start(self)
-
     def release(self, reusable: bool) -> None:
         """The request is over."""
         self.request = None
         if reusable and not self.blocked and not self.closing:
             self.reused = True
-            self.resume_reading()
+            if not self._reading:
+                self.resume_reading()
             self._pool.freed(self)
         else:
             self.abort()
@@ -510,15 +521,12 @@ class Connection(asyncio.Protocol):
             self._write_timer = None
 
 
-def _framing(head: RequestHead) -> tuple[bool, Literal["ended", "length", "chunked", "upgrade", "raw"], int]:
-    """Whether `head` asks for an upgrade, how the body that it declares is framed, and a declared length.
-
-    Raises ValueError for a head that declares it in no clear way.
-    """
+def framing(headers: Headers) -> Framing:
+    """What the headers of a request say of it. Raises ValueError for a body that is declared in no clear way."""
     codings: list[bytes] = []
     lengths: list[bytes] = []
     connection = False
-    for name, value in head.headers:
+    for name, value in headers:
         what = role(name)
         if what == LENGTH:
             lengths.append(value)
@@ -533,7 +541,7 @@ def _framing(head: RequestHead) -> tuple[bool, Literal["ended", "length", "chunk
     if lengths and not (lengths[0].isdigit() and len(lengths[0]) <= 18):
         raise ValueError("malformed Content-Length")
     length = int(lengths[0]) if lengths else 0
-    if connection and b"upgrade" in connection_tokens(head.headers) and get(head.headers, b"upgrade") is not None:
+    if connection and b"upgrade" in connection_tokens(headers) and get(headers, b"upgrade") is not None:
         if codings or length:
             raise ValueError("a request to upgrade has a body")
         return True, "upgrade", 0

@@ -26,6 +26,8 @@ CLOSE_TIMEOUT = 10.0
 
 _PLAIN = memoryview(bytearray(READ))
 """Decrypted bytes of whichever connection is read; they are copied before another one is."""
+_ENCRYPTED = memoryview(bytearray(READ))
+"""The same for what TCP brings."""
 
 
 class Resumption:
@@ -79,7 +81,7 @@ async def connect(
     """
     loop = asyncio.get_running_loop()
     transport = TlsTransport(loop, context, server_name, resumption)
-    await loop.create_connection(lambda: _Below(transport), host, port)
+    await loop.create_connection(lambda: transport, host, port)
     try:
         async with asyncio.timeout(handshake_timeout):
             await transport.ready
@@ -91,8 +93,11 @@ async def connect(
     return transport
 
 
-class TlsTransport(asyncio.Transport):
-    """The transport that the protocol sees."""
+class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
+    """The transport that the protocol sees, and what the TCP transport talks to.
+
+    What one read of the TCP transport may bring is held while reading is paused: so it is bounded.
+    """
 
     def __init__(
         self,
@@ -130,10 +135,10 @@ class TlsTransport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         if self._closing or self._below is None:
             return
-        rest = memoryview(data)
         try:
-            while rest:
-                rest = rest[self._tls.write(rest) :]
+            sent = self._tls.write(data) if data else 0
+            while sent < len(data):
+                sent += self._tls.write(memoryview(data)[sent:])
         except ssl.SSLError as error:
             self._fail(error)
         self._flush()
@@ -197,35 +202,41 @@ class TlsTransport(asyncio.Transport):
         assert self._protocol is not None
         return self._protocol
 
-    # --- for the protocol below --------------------------------------------------------------------------------
+    # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------
 
-    def made(self, below: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The TCP connection stands."""
-        self._below = below
+        self._below = cast(asyncio.Transport, transport)
         self._handshake()
 
-    def received(self, data: bytes | memoryview) -> None:
-        """Encrypted bytes; they are copied."""
-        self._incoming.write(data)
-        if self.ready.done():
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _ENCRYPTED
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._incoming.write(_ENCRYPTED[:nbytes])
+        if self._protocol is not None or self.ready.done():
             self._drain()
         else:
             self._handshake()
 
-    def ended(self) -> None:
+    def eof_received(self) -> bool:
         """The TCP connection brings no more."""
         self._eof = True
         if self.ready.done():
             self._drain()
         else:
-            self.abort()  # in the middle of the handshake: `lost` says so
+            self.abort()  # in the middle of the handshake: `connection_lost` says so
+        return True  # closing is for us: there may still be data that nobody has taken yet
 
-    def room(self, room: bool) -> None:
-        """The TCP connection takes more, or no more."""
+    def pause_writing(self) -> None:
         if self._protocol is not None:
-            (self._protocol.resume_writing if room else self._protocol.pause_writing)()
+            self._protocol.pause_writing()
 
-    def lost(self, error: Exception | None) -> None:
+    def resume_writing(self) -> None:
+        if self._protocol is not None:
+            self._protocol.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone."""
         self._below = None
         if self._resumption is not None and self._shaken:
@@ -234,12 +245,12 @@ class TlsTransport(asyncio.Transport):
             self._closer.cancel()
             self._closer = None
         if not self.ready.done():
-            self.ready.set_exception(error or ConnectionResetError("connection closed during the TLS handshake"))
+            self.ready.set_exception(exc or ConnectionResetError("connection closed during the TLS handshake"))
             self.ready.exception()  # seen, also if nobody waits any more
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             # Once we close, what happens to the rest (a broken pipe under our close_notify) is nobody's loss.
-            protocol.connection_lost(self._error or (None if self._closing else error))
+            protocol.connection_lost(self._error or (None if self._closing else exc))
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -278,7 +289,8 @@ class TlsTransport(asyncio.Transport):
                     break
         finally:
             self._draining = False
-        self._flush()  # answers of TLS itself
+        if self._outgoing.pending:
+            self._flush()  # answers of TLS itself
         if self._closing:
             self._discard()
 
@@ -287,13 +299,14 @@ class TlsTransport(asyncio.Transport):
         size = 0
         try:
             while size < READ:
-                count = cast(int, self._tls.read(READ - size, _PLAIN[size:] if size else _PLAIN))
+                count: Any = self._tls.read(READ - size, _PLAIN[size:] if size else _PLAIN)
                 if not count:  # close_notify
                     self._loop.call_soon(self._done)
                     return bytes(_PLAIN[:size]), False
                 size += count
-                # To ask for more when there is none is an exception, which costs more than to look.
-                if not (self._incoming.pending or self._eof or self._tls.pending()):
+                # To ask for more when there is none is an exception, which costs more than to look. OpenSSL holds
+                # back nothing decrypted unless the room was too small for it, which is then full.
+                if not (self._incoming.pending or self._eof or size == READ):
                     return bytes(_PLAIN[:size]), False
         except ssl.SSLWantReadError:
             if self._eof:
@@ -336,35 +349,3 @@ class TlsTransport(asyncio.Transport):
     def _flush(self) -> None:
         if self._below is not None and self._outgoing.pending:
             self._below.write(self._outgoing.read())
-
-
-class _Below(asyncio.BufferedProtocol):
-    """What the TCP transport talks to. What one read may bring is held while reading is paused: so it is bounded."""
-
-    # Shared by all: what is read into it is handed on before anything else is read.
-    _buffer = memoryview(bytearray(READ))
-
-    def __init__(self, above: TlsTransport) -> None:
-        self._above = above
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._above.made(cast(asyncio.Transport, transport))
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._above.received(self._buffer[:nbytes])
-
-    def eof_received(self) -> bool:
-        self._above.ended()
-        return True  # closing is for the transport above: it may still hold data that nobody has taken yet
-
-    def pause_writing(self) -> None:
-        self._above.room(False)
-
-    def resume_writing(self) -> None:
-        self._above.room(True)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._above.lost(exc)

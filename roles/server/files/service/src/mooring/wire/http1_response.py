@@ -65,7 +65,15 @@ class End:
     """The response is complete."""
 
 
-Event: TypeAlias = Response | PlainHead | Body | End
+@dataclass(slots=True)
+class Whole:
+    """A plain response that came to its end with its head: all of it, possibly with an empty body."""
+
+    head: PlainHead
+    body: bytes
+
+
+Event: TypeAlias = Response | PlainHead | Body | End | Whole
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -78,8 +86,23 @@ class ResponseReader:
 
     `upgrade` says whether the request asked for one: a 101 that nobody asked for is an error. After a 101 there is no
     End; the bytes after the head are in `trailing()` and all later ones belong to the caller. `plain`: a head that can
-    be passed on as it came is given out as a `PlainHead` in place of a `Response`.
+    be passed on as it came is given out as a `PlainHead` in place of a `Response`, or as a `Whole` in place of all
+    events when nothing is missing.
     """
+
+    __slots__ = (
+        "_chunks",
+        "_head",
+        "_informational",
+        "_kind",
+        "_left",
+        "_method",
+        "_persistent",
+        "_plain",
+        "_state",
+        "_trailing",
+        "_upgrade",
+    )
 
     def __init__(self, method: bytes, *, upgrade: bool = False, plain: bool = False) -> None:
         self._method = method
@@ -101,7 +124,7 @@ class ResponseReader:
 
     @property
     def complete(self) -> bool:
-        """Whether End was given out."""
+        """Whether End, or a Whole, was given out."""
         return self._state == "done"
 
     @property
@@ -122,7 +145,10 @@ class ResponseReader:
         """Takes the next bytes of the connection. Raises BadMessage; the reader is of no more use after that."""
         events: list[Event] = []
         try:
-            self._feed(data, events)
+            while data and self._state == "head":
+                data = self._feed_head(data, events)
+            if data:
+                self._feed_rest(data, events)
         except BadMessage:
             self._state = "failed"
             raise
@@ -139,11 +165,7 @@ class ResponseReader:
         self._state = "failed"
         raise BadMessage(502, "connection closed in the middle of a response" if started else "connection closed")
 
-    def _feed(self, data: bytes, events: list[Event]) -> None:
-        while data and self._state == "head":
-            data = self._feed_head(data, events)
-        if not data:
-            return
+    def _feed_rest(self, data: bytes, events: list[Event]) -> None:
         if self._state == "body":
             self._feed_body(data, events)
         elif self._state == "failed":
@@ -160,8 +182,7 @@ class ResponseReader:
         if not seen:  # nearly always the whole head is there at once
             end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
             if end >= 0:
-                self._begin(data[: end + 4], events)
-                return data[end + 4 :]
+                return self._begin(data[: end + 4], data[end + 4 :], events)
         self._head += data[: MAX_HEAD + 1 - seen]
         end = self._head.find(b"\r\n\r\n", max(0, seen - 3))
         if end < 0:
@@ -173,17 +194,21 @@ class ResponseReader:
             return b""
         raw = bytes(self._head[: end + 4])
         self._head.clear()
-        self._begin(raw, events)
-        return data[len(raw) - seen :]
+        return self._begin(raw, data[len(raw) - seen :], events)
 
-    def _begin(self, raw: bytes, events: list[Event]) -> None:
+    def _begin(self, raw: bytes, rest: bytes, events: list[Event]) -> bytes:
+        """The head is there. Gives back what is left of the `rest` behind it."""
         if self._plain:
             plain = read_plain(without_keep_alive(raw))
             if plain is not None:
-                self._kind, self._left, self._persistent = "length", plain.length, True
+                self._persistent = True
+                if len(rest) >= plain.length:
+                    self._state = "done"
+                    events.append(Whole(plain, rest[: plain.length]))
+                    return rest[plain.length :]
+                self._state, self._kind, self._left = "body", "length", plain.length
                 events.append(plain)
-                self._head_done(events)
-                return
+                return rest
         try:
             head = parse_response_head(raw)
         except BadMessage as error:
@@ -195,26 +220,23 @@ class ResponseReader:
                 raise BadMessage(502, "the server switched protocols without being asked")
             self._state, self._kind = "raw", "raw"
             events.append(Response(head, "raw", 0))
-            return
+            return rest
         if head.status < 200:
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
                 raise BadMessage(502, "too many informational responses")
-            return
+            return rest
         self._kind, self._left = kind, left
         # Keep-alive of HTTP/1.0 is by agreement of both sides, and by proxies' mistake (RFC 9112 appendix C.2.2).
         self._persistent = self._kind != "close" and not http_1_0 and b"close" not in connection_tokens(head.headers)
         events.append(Response(head, self._kind, self._left))
         if self._kind == "chunked":
             self._chunks = _ChunkedDecoder()
-        self._head_done(events)
-
-    def _head_done(self, events: list[Event]) -> None:
         if self._kind == "none" or (self._kind == "length" and self._left == 0):
-            self._state = "done"
-            events.append(End())
+            self._finish(events)
         else:
             self._state = "body"
+        return rest
 
     def _framing(self, head: ResponseHead, http_1_0: bool) -> tuple[BodyKind, int]:
         """RFC 9112 section 6.3, with every doubtful case refused instead of repaired."""
