@@ -60,8 +60,8 @@ e2e: venv ## End-to-end tests on a real Kubernetes
 security: venv ## The attack book, against a real server, agent and API server
 	@$(PY) tests/run.py security
 
-mutants: venv ## Switch each guard off in turn; a test must notice: make mutants ONLY=good-once,7
-	@$(PY) -m mutants --only '$(ONLY)' $(if $(AGAIN),--again)
+mutants: venv ## Switch each guard off in turn; a test must notice: make mutants ONLY=good-once,7 | CHANGED=main
+	@$(PY) -m mutants --only '$(ONLY)' --where '$(WHERE)' --changed '$(CHANGED)' $(if $(JOBS),--jobs $(JOBS)) $(if $(AGAIN),--again)
 
 faults: venv ## What breaks, and what users see then: make faults LONG=1 for all of it
 	@LONG=$(LONG) $(PY) tests/run.py faults

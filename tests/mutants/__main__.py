@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Switch each guard off in turn and see that a test notices: `python -m mutants [--only NAME,...] [--jobs 2]`.
 
-ONLY takes names, or a class as a number. `--again` goes on with a run that was broken off (or ended by `--minutes`):
-what was noticed counts as long as not a byte of the service, of the tests and of the row has changed since.
+ONLY takes names, or a class as a number. `--changed COMMIT` takes the rows whose own text, whose source or whose tests
+are not as they were then; a whole run also sees what a change elsewhere did to a guard. `--again` goes on with a run
+that was broken off (or ended by `--minutes`): what was noticed counts as long as not a byte of the service, of the
+tests and of the row has changed since.
 `build/mutants.json` has the lists `noticed` (with the tests that did), `survivors` (all tests passed: the guard is not
 proved) and `broken` (nothing was asserted: a set-up failed, or the run came to its deadline). The exit code is 0 only
 when the last two are empty; 3 when guards are left.
@@ -13,13 +15,13 @@ The clusters are not what is tested: each lane keeps its two for all its runs, a
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import queue
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -33,12 +35,15 @@ from typing import Any
 from testbed.controlplane import ControlPlane
 from testbed.state import Run
 
-from mutants.guard import BOOK, ROOT, SOURCE, Guard, problems
+from mutants.changed import changed
+from mutants.guard import ROOT, SOURCE, Guard, problems
 from mutants.table import GUARDS
+from mutants.warm import PLUGINS, Warm
 
 DEADLINE = 240.0  # seconds for the tests of one guard
 OUT = ROOT / "build" / "mutants"
 RESULT = ROOT / "build" / "mutants.json"
+LISTS = {"survivor": "survivors", "noticed": "noticed", "broken": "broken"}  # verdicts, and their lists in the result
 _said = threading.Lock()
 
 
@@ -88,16 +93,21 @@ class Lanes:
             self._free.put(number)
         self._run = Run.create()
         self._made: dict[int, Path] = {}
+        self._warm: dict[int, Warm] = {}
 
     def close(self) -> None:
+        for warm in self._warm.values():
+            warm.close()
         self._run.teardown()
 
     def __call__(self, guard: Guard) -> Outcome:
         """Run the tests of one guard in a free lane."""
         number = self._free.get()
         try:
-            road = any(test.startswith(BOOK) for test in guard.tests) and not guard.own_clusters
-            return run(guard, self._planes(number) if road else None)
+            if number not in self._warm:
+                self._warm[number] = Warm(ROOT, {**os.environ, "PYTHONPATH": str(ROOT / "tests")})
+            planes = self._planes(number) if guard.on_the_road and not guard.own_clusters else None
+            return run(guard, planes, self._warm[number])
         finally:
             self._free.put(number)
 
@@ -112,34 +122,22 @@ class Lanes:
         return self._made[number]
 
 
-def run(guard: Guard, planes: Path | None) -> Outcome:
+def run(guard: Guard, planes: Path | None, warm: Warm) -> Outcome:
     """The tests of one guard, against a copy without it; `planes` are the clusters of the attack book's road."""
     folder = OUT / guard.name
     source = overlay(guard, folder)
     report, log = folder / "report.xml", folder / "pytest.log"
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    words += ["--timeout=120", "-o", f"pythonpath=tests {source}"]
-    words += ["-o", "addopts=--strict-markers --import-mode=importlib", "-o", "cache_dir="]
+    report.unlink(missing_ok=True)
+    words = ["-x", "-q", "--assert=plain", f"--junitxml={report}", "--timeout=120", "-o", f"pythonpath=tests {source}"]
+    words += ["-o", "addopts=--strict-markers --import-mode=importlib", "-o", "cache_dir=", "-p", "no:cacheprovider"]
+    words += [word for plugin in PLUGINS for word in ("-p", plugin)]
     words += [*(["-k", guard.keyword] if guard.keyword else []), *guard.tests]
     # In front of everything, so that the processes that the tests start run the copy too.
-    path = os.pathsep.join([str(source), str(ROOT / "tests")])
+    path = [source, ROOT / "tests"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment["MOORING_ATTACKED_PLANES"] = str(planes or "")
     begin = time.monotonic()
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path, "MOORING_ATTACKED_PLANES": str(planes or "")},
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            code: int | None = process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # pytest then ends with its fixtures
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                process.wait()
-            code = None
+    code = warm.run(words, path, environment, log, DEADLINE)
     outcome = judge(guard, code, report, time.monotonic() - begin)
     shutil.rmtree(folder / "src", ignore_errors=True)
     return outcome
@@ -167,6 +165,24 @@ def last_run(*lists: str) -> list[dict[str, Any]]:
     return [row for name in lists for row in before.get(name, ())]
 
 
+def keep(it: Outcome, base: str) -> None:
+    """Write one verdict down at once, so that a run that is killed leaves what it has. Two runs may do so in turn."""
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    with RESULT.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = {name: [row for row in last_run(name) if row["name"] != it.guard.name] for name in LISTS.values()}
+        before[LISTS[it.verdict]].append(row_of(it, base))
+        scratch = RESULT.with_suffix(".new")
+        scratch.write_text(json.dumps(before, indent=1) + "\n")
+        scratch.replace(RESULT)
+
+
+def row_of(it: Outcome, base: str) -> dict[str, Any]:
+    """An outcome as it stands in the result."""
+    row = {"name": it.guard.name, "class": it.guard.attack, "files": [edit.file for edit in it.guard.edits]}
+    return {**row, "tests": it.tests, "why": it.why, "seconds": round(it.seconds, 1), "of": of(it.guard, base)}
+
+
 def known(base: str) -> list[Outcome]:
     """What an earlier run has seen noticed, of the same bytes."""
     rows = last_run("noticed")
@@ -183,14 +199,22 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def chosen(only: str) -> list[Guard]:
+def chosen(only: str, where: str = "", since: str = "") -> list[Guard]:
+    """Guards by name or class, of the kind `where` (unit or road; empty: both), that have changed since a commit."""
     wanted = {word.strip() for word in only.split(",") if word.strip()}
-    return [guard for guard in GUARDS if not wanted or guard.name in wanted or str(guard.attack) in wanted]
+    guards = [guard for guard in GUARDS if not wanted or guard.name in wanted or str(guard.attack) in wanted]
+    if where:
+        guards = [guard for guard in guards if guard.on_the_road == (where == "road")]
+    return changed(guards, since) if since else guards
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="mutants")
     parser.add_argument("--only", default="", help="names of guards, or numbers of classes, separated by commas")
+    parser.add_argument("--where", default="", choices=("", "unit", "road"), help="only those that unit tests notice, "
+                        "or only those that need clusters")  # fmt: skip
+    parser.add_argument("--changed", default="", metavar="COMMIT", help="only those whose row, source or tests are not "
+                        "as they were at a commit")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs side by side")
     parser.add_argument("--again", action="store_true", help="go on with the last run")
     parser.add_argument("--minutes", type=float, default=0.0, help="begin with no other guard after so long")
@@ -198,11 +222,14 @@ def main(arguments: Sequence[str]) -> int:
     base = fingerprint()
     outcomes = known(base) if options.again else []
     done = {it.guard.name for it in outcomes}
-    guards = [guard for guard in chosen(options.only) if guard.name not in done]
+    guards = [guard for guard in chosen(options.only, options.where, options.changed) if guard.name not in done]
     again = {row["name"] for row in last_run("survivors", "broken")}
     guards.sort(key=lambda guard: guard.name in again)  # what has no verdict yet goes first
     if done and not guards:
         return report(outcomes, 0.0, base)
+    if not guards and options.changed:
+        say(f"no guard has changed since {options.changed}")
+        return 0
     if not guards:
         parser.error(f"no guard is called {options.only!r}")
     rotten = [problem for guard in guards for problem in problems(guard)]
@@ -226,6 +253,7 @@ def main(arguments: Sequence[str]) -> int:
             if it is None:
                 continue
             outcomes.append(it)
+            keep(it, base)
             what = it.tests[0].rpartition(".")[2] if it.verdict == "noticed" else it.why
             say(f"[{len(outcomes):3}/{before + len(guards)} {time.monotonic() - begin:5.0f} s] "
                 f"{it.verdict:8} {it.guard.attack:2} {it.guard.name:34} {it.seconds:4.0f} s  {what}")  # fmt: skip
@@ -245,11 +273,9 @@ def main(arguments: Sequence[str]) -> int:
 def report(outcomes: list[Outcome], seconds: float, base: str) -> int:
     """Write the result, print the summary; the exit code."""
     outcomes.sort(key=lambda it: (it.guard.attack, it.guard.name))
-    lists: dict[str, list[dict[str, object]]] = {"survivors": [], "noticed": [], "broken": []}
+    lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS.values()}
     for it in outcomes:
-        row = {"name": it.guard.name, "class": it.guard.attack, "files": [edit.file for edit in it.guard.edits]}
-        row |= {"tests": it.tests, "why": it.why, "seconds": round(it.seconds, 1), "of": of(it.guard, base)}
-        lists[{"survivor": "survivors"}.get(it.verdict, it.verdict)].append(row)
+        lists[LISTS[it.verdict]].append(row_of(it, base))
     classes = sorted({it.guard.attack for it in outcomes if it.verdict == "noticed"})
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps({**lists, "classes": classes, "seconds": round(seconds, 1)}, indent=1) + "\n")

@@ -36,6 +36,11 @@ class Guard:
     keyword: str = ""
     own_clusters: bool = False
 
+    @property
+    def on_the_road(self) -> bool:
+        """Whether a test of the attack book must notice, which takes a server, two agents and two API servers."""
+        return any(test.startswith(BOOK) for test in self.tests)
+
 
 def off(
     name: str,
