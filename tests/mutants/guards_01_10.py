@@ -35,9 +35,10 @@ HOP_BY_HOP = (
         "_DROP: Final = HOP_BY_HOP | {", "_DROP: Final = frozenset() | {",
         HOP + "::test_a_header_that_speaks_of_one_connection_does_not_travel_on"),
     off("identity-after-stripping", 1, "proxy/chain.py",
-        "        headers += ours\n",
-        "        named = connection_tokens(request.head.headers)\n"
-        "        headers += [pair for pair in ours if pair[0].lower() not in named]\n",
+        "            lines += self._impersonator.lines(ask.identity, request_id)\n",
+        "            named = connection_tokens(request.head.headers)\n"
+        "            ours = self._impersonator.lines(ask.identity, request_id).splitlines(keepends=True)\n"
+        '            lines += b"".join(line for line in ours if line.split(b":")[0].lower() not in named)\n',
         HOP + "::test_a_header_named_in_connection_takes_nothing_off_the_identity",
         also=(NAMED_IS_REFUSED,
               Edit("proxy/chain.py", "from mooring.wire.headers import Headers,",

@@ -56,6 +56,14 @@ ROLES = (
 )  # fmt: skip
 
 STALE = (
+    off("changes-end-what-is-remembered-of-entries", 13, "authn/index.py",
+        "        self._entries.clear()  # nobody asks before", "        pass  # nobody asks before",
+        UNIT + "authn/test_index.py::test_what_is_remembered_of_an_entry_is_what_the_facts_say",
+        REGISTRY + "::test_lost_membership_ends_exchanges_with_that_cluster_only"),
+    off("changes-end-what-is-remembered-of-tokens", 13, "authn/index.py",
+        "                    self._identities.pop(token_id, None)\n            if before",
+        "                    pass\n            if before",
+        UNIT + "authn/test_index.py", REGISTRY + "::test_disabled_or_deleted_user_loses_everything"),
     off("revoked-tokens-end-what-is-open", 13, "proxy/registry.py",
         "touched = self._by_token.get(token_id)", "touched = None",
         REGISTRY + "::test_revoked_token_ends_its_exchanges_only"),

@@ -8,6 +8,8 @@ from math import inf
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mooring.authn.index import (
     AgentKeyChanged,
     Change,
@@ -285,6 +287,48 @@ def test_a_binding_lets_in_until_its_second_and_not_longer() -> None:
     for seconds in (59.9, 60, 61, 89, 90, 91, 1e9):
         scene.index.lapse(NOW + seconds)
     assert scene.heard == [MembershipChanged(scene.prod.id)] * 2  # one for each end
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 200)), max_size=40))
+def test_what_is_remembered_of_an_entry_is_what_the_facts_say(steps: list[tuple[int, int]]) -> None:
+    """Each step changes a fact, or only the time; whoever was let in or not is asked for again after each."""
+    scene = Scene()
+    index, bob = scene.index, scene.bob
+    ann_is, bob_is = (index.authenticate(text, NOW) for text in (scene.ann_text, scene.bob_text))
+    shop, now = make.cluster("shop"), NOW
+
+    def members(seed: int) -> Members:
+        users = {bob.id: "b-1"} if seed & 1 else {}
+        groups = ({"g-opsopsopsops": "b-2"} if seed & 2 else {}) | ({ADMIN_GROUP_ID: "b-3"} if seed & 4 else {})
+        until = {fact: NOW + seed % 70 for bit, fact in ((8, "b-1"), (16, "b-2"), (32, "b-3")) if seed & bit}
+        return Members(users, groups, until)
+
+    def look() -> None:
+        for identity in (ann_is, bob_is):
+            for cluster_id in (scene.prod.id, shop.id):
+                facts = index.may_enter_facts(identity, cluster_id, now)
+                assert index.may_enter(identity, cluster_id, now) == bool(facts)
+
+    look()
+    for what, seed in steps:
+        match what:
+            case 0:
+                now = NOW + seed
+            case 1:
+                index.apply(Delta(members={scene.prod.id: members(seed)}))
+            case 2:
+                groups = (("g-opsopsopsops", "ops"),) if seed & 1 else ()
+                index.apply(Delta(users={bob.id: replace(bob, groups=groups) if seed & 6 else None}))
+            case 3:
+                change = {shop.id: shop if seed & 1 else None}
+                index.apply(Delta(clusters=change, members={shop.id: members(seed)} if seed & 1 else {}))
+            case 4:
+                kept = index.snapshot()
+                index.replace(replace(kept, members={scene.prod.id: members(seed)}))
+            case _:
+                index.lapse(now)
+                index.drop_expired(now)
+        look()
 
 
 def test_ends_are_known_from_a_snapshot_and_forgotten_with_their_cluster() -> None:

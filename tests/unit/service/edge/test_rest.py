@@ -121,7 +121,7 @@ async def test_who_holds_requests_open_does_not_keep_others_from_the_api(api: Ap
     held = [await edge.connect() for _unused in range(2)]
     for peer in held:
         await peer.send(edge.get("/api/v1/login", None, "Content-Length: 9", method="POST"))
-    rest = edge.listener._route.__self__._rest  # type: ignore[attr-defined]
+    rest = edge.listener.handle.__self__._rest  # type: ignore[attr-defined]
     await until(lambda: rest._open["127.0.0.1"] == 2)
     peer = await edge.connect()
     await peer.send(edge.get("/api/v1/whoami", "bob"))

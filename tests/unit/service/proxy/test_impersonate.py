@@ -14,6 +14,12 @@ from mooring.wire.headers import Headers, get
 BOB = Identity("u-1", "bob", "uid-1", ("devs", "ops"), "t-1", None, None, False)
 
 
+def sent(impersonator: Impersonator, identity: Identity, request_id: str) -> Headers:
+    lines = impersonator.lines(identity, request_id)
+    assert lines.endswith(b"\r\n")
+    return [(name, value) for name, _unused, value in (line.partition(b": ") for line in lines[:-2].split(b"\r\n"))]
+
+
 def anycase(name: str) -> st.SearchStrategy[bytes]:
     """A header name in every spelling that some server would read as this one."""
 
@@ -99,7 +105,7 @@ def test_verdicts_are_remembered_up_to_a_bound() -> None:
 
 
 def test_identity_becomes_headers() -> None:
-    assert Impersonator("mooring:").headers(BOB, "r1") == [
+    assert sent(Impersonator("mooring:"), BOB, "r1") == [
         (b"Impersonate-User", b"mooring:bob"),
         (b"Impersonate-Uid", b"uid-1"),
         (b"Impersonate-Group", b"mooring:devs"),
@@ -112,20 +118,20 @@ def test_identity_becomes_headers() -> None:
 
 def test_name_is_sent_as_utf8_and_never_escaped() -> None:
     identity = Identity("u-1", "bo b/ü%20", "uid", (), "t-1", None, None, False)
-    assert get(Impersonator("m:").headers(identity, "r"), b"impersonate-user") == "m:bo b/ü%20".encode()
+    assert get(sent(Impersonator("m:"), identity, "r"), b"impersonate-user") == "m:bo b/ü%20".encode()
 
 
 def test_changed_identity_of_the_same_token_is_not_served_from_memory() -> None:
     impersonator = Impersonator("m:")
-    impersonator.headers(BOB, "r")
+    sent(impersonator, BOB, "r")
     less = Identity("u-1", "bob", "uid-1", (), "t-1", None, None, False)
-    assert [v for n, v in impersonator.headers(less, "r") if n == b"Impersonate-Group"] == [b"system:authenticated"]
+    assert [v for n, v in sent(impersonator, less, "r") if n == b"Impersonate-Group"] == [b"system:authenticated"]
 
 
 def test_memory_of_identities_is_bounded() -> None:
     impersonator = Impersonator("m:", cache_max=3)
     for number in range(10):
-        impersonator.headers(Identity("u", "n", "i", (), f"t-{number}", None, None, False), "r")
+        sent(impersonator, Identity("u", "n", "i", (), f"t-{number}", None, None, False), "r")
     assert len(impersonator._cache) <= 3
 
 
@@ -139,7 +145,7 @@ def test_prefix_that_would_make_built_in_names_is_refused(prefix: str) -> None:
                                       Identity("u", "n", "", (), "t", None, None, False)])  # fmt: skip
 def test_identity_without_a_name_or_uid_is_never_sent(identity: Identity) -> None:
     with pytest.raises(ValueError, match="identity"):
-        Impersonator("m:").headers(identity, "r")
+        sent(Impersonator("m:"), identity, "r")
 
 
 def test_bearer_tokens_in_subprotocols_are_taken_out_also_of_requests_that_ask_for_no_upgrade() -> None:

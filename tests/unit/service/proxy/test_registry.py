@@ -138,7 +138,9 @@ def test_counts_follow_what_is_open(world: World) -> None:
     assert (len(registry), registry.of_cluster(ALPHA), registry.of_user("u-bob")) == (3, 3, 2)
     registry.cut_endless("stop", "the server stops")
     assert (len(registry), registry.of_cluster(ALPHA), registry.of_user("u-bob")) == (0, 0, 0)
+    registry.sweep()
     assert (registry._by_token, registry._by_user, registry._by_cluster, registry._waiting) == ({}, {}, {}, {})
+    assert (registry._places, registry._by_both) == ({}, {})
 
 
 def test_what_would_end_by_itself_is_left_when_the_server_stops(world: World) -> None:

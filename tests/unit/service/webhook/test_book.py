@@ -222,7 +222,8 @@ def test_a_review_says_who_it_is_as_the_proxy_does(bed: Bed) -> None:
     assert "audiences" not in status
     found = bed.book.find(bed.token, NOW)
     assert isinstance(found, Identity)
-    headers = Impersonator("mooring:").headers(found, "r")
+    lines = Impersonator("mooring:").lines(found, "r").splitlines()
+    headers = [(name, value) for name, _unused, value in (line.partition(b": ") for line in lines)]
     said = {name.decode(): value.decode() for name, value in headers}
     assert user["username"] == said["Impersonate-User"] == "mooring:bob"
     assert user["uid"] == said["Impersonate-Uid"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from typing import Final
 
 from mooring.authn import tokens
 from mooring.authn.identity import ADMIN_GROUP, Identity
@@ -20,6 +21,9 @@ from mooring.lib.errors import MooringError
 from mooring.lib.ids import is_id
 from mooring.store.records import Audience, Cluster, ClusterState, Delta, Members, Snapshot, Token, User
 from mooring.wire.endpoint import parse_token
+
+_ENTRIES_MAX: Final = 16_384
+"""Pairs of a user and a cluster of which it is remembered until when they may enter."""
 
 
 class Unauthenticated(MooringError):
@@ -121,7 +125,11 @@ class Index:
         self._ids: dict[str, str] = {}  # cluster name -> id
         self._members: dict[str, Members] = {}
         self._ends: dict[str, float] = {}  # cluster id -> when the next of the facts in its members ends
-        self._identities: dict[str, Identity] = {}  # token id -> what it proves; emptied when a fact behind it changes
+        # Token id -> what it proves while its time lasts: the token was good when it was asked for, and its owner
+        # enabled. Emptied when a fact behind it changes.
+        self._identities: dict[str, Identity] = {}
+        # User and cluster id -> until when they may enter; emptied with every change, since it is quickly found again.
+        self._entries: dict[tuple[str, str], float] = {}
         self._views: dict[str, tuple[Cluster, ClusterView]] = {}  # cluster id -> view, and what it is a view of
         self._used: dict[str, float] = {}
         self._subscribers: list[Callable[[Change], None]] = []
@@ -140,16 +148,27 @@ class Index:
         token = self._tokens.get(parsed.id)
         if token is None or not tokens.same(token.hash, parsed.hash):
             raise Unauthenticated("unknown", "the token is unknown or was revoked")
-        self._check(token, now)
-        return self._identity(token)
+        identity = self._identities.get(token.id)
+        if identity is None or (identity.expires_at is not None and identity.expires_at <= now):
+            return self._prove(token, now)
+        return identity
 
     def still_valid(self, token_id: str, now: float) -> Identity:
         """The identity of a token seen before, as the facts are now. Raises Unauthenticated."""
         token = self._tokens.get(token_id)
         if token is None:
             raise Unauthenticated("unknown", "the token was revoked")
-        self._check(token, now)
-        return self._identity(token)
+        return self._prove(token, now)
+
+    def may_enter(self, identity: Identity, cluster_id: str, now: float) -> bool:
+        """Whether anything lets the identity into the cluster at the time `now`: whether `may_enter_facts` has any."""
+        key = (identity.user_id, cluster_id)
+        until = self._entries.get(key)
+        if until is None:
+            if len(self._entries) >= _ENTRIES_MAX:
+                self._entries.clear()
+            until = self._entries[key] = self.enters_until(identity.user_id, cluster_id)
+        return until > now
 
     def may_enter_facts(self, identity: Identity, cluster_id: str, now: float) -> set[str]:
         """The ids of the memberships and bindings that let the identity into the cluster at the time `now`."""
@@ -243,6 +262,7 @@ class Index:
 
     def load(self, snapshot: Snapshot) -> None:
         """Start from what the store holds. Call it before anybody subscribes or asks."""
+        self._entries.clear()
         self._clusters = {cluster.id: _plain(cluster) for cluster in snapshot.clusters}
         self._ids = {cluster.name: cluster.id for cluster in snapshot.clusters}
         self._users = {user.id: user for user in snapshot.users}
@@ -280,6 +300,7 @@ class Index:
     def apply(self, delta: Delta) -> None:
         """Take over what a transaction changed, then tell the subscribers."""
         delta = held(delta, self._audience)
+        self._entries.clear()  # nobody asks before all is taken over: one event loop uses it
         changes: list[Change] = []
         self._apply_tokens(delta.tokens, changes)
         self._apply_users(delta.users, changes)
@@ -333,7 +354,9 @@ class Index:
         if user is None or not user.enabled:
             raise Unauthenticated("user", "the user of this token is disabled or gone")
 
-    def _identity(self, token: Token) -> Identity:
+    def _prove(self, token: Token, now: float) -> Identity:
+        """What the token proves. Raises Unauthenticated."""
+        self._check(token, now)
         identity = self._identities.get(token.id)
         if identity is None:
             user = self._users[token.user_id]

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -23,6 +24,9 @@ from mooring.wire.endpoint import token_hash
 Kind = Literal["mrg", "mrj"]
 ENDPOINT_ID: Final = "e"
 """What the id of a token for an endpoint begins with."""
+
+same: Final[Callable[[bytes, bytes], bool]] = hmac.compare_digest
+"""Compares two hashes in constant time."""
 
 _FORM: Final = re.compile(r"(mrg|mrj)_((?:t|j)-[a-z2-7]{12})_([a-z2-7]{52})", re.ASCII)
 _ID_PREFIX: Final[dict[Kind, str]] = {"mrg": "t", "mrj": "j"}
@@ -63,11 +67,6 @@ def parse(text: str, kind: Kind) -> ParsedToken | None:
     if match is None or match[1] != kind:
         return None
     return ParsedToken(match[2], _hash(match[3]))
-
-
-def same(stored: bytes, presented: bytes) -> bool:
-    """Compare two hashes in constant time."""
-    return hmac.compare_digest(stored, presented)
 
 
 def _secret() -> str:

@@ -56,6 +56,11 @@ class Service(Protocol):
     now: float
     """The loop's time at the last sweep; exact enough for deadlines."""
     stopping: bool
+    due: list[Connection]
+    """Connections that have gathered something in this turn of the loop; whoever is the first has `flush` called."""
+
+    def flush(self) -> None:
+        """Flush those that are due."""
 
     def opened(self, connection: Connection) -> str | None:
         """A connection is there; answers with a reason when there are too many."""
@@ -81,7 +86,6 @@ class Connection(asyncio.BufferedProtocol):
         "_complete",
         "_deadline",
         "_discarded",
-        "_flushing",
         "_handler",
         "_head_sent",
         "_left_to_write",
@@ -101,6 +105,7 @@ class Connection(asyncio.BufferedProtocol):
         "_writer",
         "admitted",
         "certified",
+        "due",
         "request_id",
         "source",
         "ticket",
@@ -115,6 +120,8 @@ class Connection(asyncio.BufferedProtocol):
         """Whether the client has shown a certificate that TLS has verified, where the listener asks for one."""
         self.user_id = ""
         """Whose it is: who last asked for a cluster on it."""
+        self.due = False
+        """Whether it is among those that the listener flushes at the end of this turn of the loop."""
         self._service = service
         self._settings = service.settings
         self._loop = loop
@@ -136,7 +143,6 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = 0
         self._out: list[bytes] = []
         self._out_size = 0
-        self._flushing = False
         self._discarded = 0
         self._brought = 0
         self.source = ""
@@ -185,7 +191,8 @@ class Connection(asyncio.BufferedProtocol):
             self._take(events)
         elif self._phase == "idle" and self._reader.begun:
             self._phase, self._deadline = "head", self._service.now + self._settings.head_timeout
-        if self._reader.backlog >= READ_AHEAD:
+        # What is ahead of a request that began or ended now is a part of what came now.
+        if (not events or len(data) >= READ_AHEAD) and self._reader.backlog >= READ_AHEAD:
             self._pause(_AHEAD_FULL)
 
     def eof_received(self) -> bool:
@@ -234,10 +241,12 @@ class Connection(asyncio.BufferedProtocol):
                         self._body(event.data)
                     elif isinstance(event, Request):
                         self._begin(event, complete=isinstance(events[-1], End))
-                    else:
+                    elif self._handler is not None or not self._complete:
                         self._end()
                     if self._phase in ("closing", "closed"):
                         return
+                if not self._answered:
+                    return
                 turns -= 1
                 if not turns:  # others are served before a client that has sent many requests ahead goes on
                     self._loop.call_soon(self._go_on)
@@ -247,7 +256,7 @@ class Connection(asyncio.BufferedProtocol):
             self._taking = False
 
     def _go_on(self) -> None:
-        if self._transport is not None and self._phase not in ("closing", "closed", "idle", "head"):
+        if self._answered and self._transport is not None and self._phase not in ("closing", "closed", "idle", "head"):
             try:
                 self._take(self._next())
             except Exception:
@@ -295,9 +304,7 @@ class Connection(asyncio.BufferedProtocol):
             self._handler.client_end()
 
     def _next(self) -> list[Event]:
-        """After an answered request: the events of the next one, if it is there already."""
-        if not self._answered:
-            return []
+        """The request is answered: the events of the next one, if it is there already."""
         if not self._writer.keep_alive:
             if self._complete:
                 self._close()
@@ -394,7 +401,9 @@ class Connection(asyncio.BufferedProtocol):
             self._discarded = 0
             self._unpause(_UPSTREAM_FULL | _AHEAD_FULL)
         elif not self._taking:
-            self._take(self._next())
+            events = self._next()
+            if events:
+                self._take(events)
 
     def switch(self, head: ResponseHead) -> None:
         self._raw = True
@@ -431,7 +440,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def hand_over(self) -> tuple[asyncio.Transport, bytes]:
         """Give the transport away, with the bytes of the last request's head and all after them."""
-        self._flush()
+        self.flush()
         transport = self._transport
         assert transport is not None
         self._transport = None
@@ -508,16 +517,16 @@ class Connection(asyncio.BufferedProtocol):
         self._out.append(data)
         self._out_size += len(data)
         if self._out_size >= _FLUSH_AT:
-            self._flush()
-        elif not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush_later)
+            self.flush()
+        elif not self.due:
+            self.due = True
+            due = self._service.due
+            if not due:
+                self._loop.call_soon(self._service.flush)
+            due.append(self)
 
-    def _flush_later(self) -> None:
-        self._flushing = False
-        self._flush()
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was gathered."""
         if self._out and self._transport is not None:
             out = self._out
             data = out[0] if len(out) == 1 else b"".join(out)
@@ -530,12 +539,12 @@ class Connection(asyncio.BufferedProtocol):
         """Close when everything has been sent, and the client has had its time to take it."""
         self._phase = "closing"
         self._deadline = self._loop.time() + self._settings.close_timeout
-        self._flush()
+        self.flush()
         if self._transport is not None:
             self._transport.close()
 
     def _finish_raw(self) -> None:
-        self._flush()
+        self.flush()
         if self._transport is None:
             return
         if self._transport.can_write_eof():

@@ -19,11 +19,13 @@ from pathlib import Path
 from mooring.edge.accept import Acceptor, Gate, bind, raise_open_files
 from mooring.edge.connection import Connection
 from mooring.edge.settings import EdgeSettings
-from mooring.lib import bounds, metrics
+from mooring.lib import bounds, logging, metrics
 from mooring.proxy.ports import Handler
 from mooring.wire.http1_request import Request
 
 _EVERYBODY = ""
+
+_log = logging.get("mooring.edge")
 
 Route = Callable[[Connection, Request], Handler | None]
 
@@ -57,7 +59,8 @@ class Listener:
         self.settings = settings
         self.now = 0.0
         self.stopping = False
-        self._route = route
+        self.due: list[Connection] = []
+        self.handle = route
         self._sweep_also = sweep
         self._connections: set[Connection] = set()
         self._gate = Gate(settings)
@@ -167,9 +170,16 @@ class Listener:
             self._by_user.free(connection.user_id)
             connection.user_id = ""
 
-    def handle(self, connection: Connection, request: Request) -> Handler | None:
-        """A request has come."""
-        return self._route(connection, request)
+    def flush(self) -> None:
+        """One call of the loop for all that one turn of it wrote, as a batch from a tunnel answers many clients."""
+        due, self.due = self.due, []
+        for connection in due:
+            connection.due = False
+            try:
+                connection.flush()
+            except Exception:  # one connection's fault is not the next one's
+                _log.exception("a connection could not be written to", source=connection.source)
+                connection.abort_gone()
 
     def _sweep(self) -> None:
         loop = self._loop

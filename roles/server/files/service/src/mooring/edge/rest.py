@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import Counter
-
 from mooring.edge.settings import EdgeSettings
 from mooring.lib import bounds, metrics
 from mooring.lib.addresses import bucket
+from mooring.lib.tallies import Tally
 from mooring.net.http1client import Http1Pool
 from mooring.proxy.answers import Refused, at_bound, refuse_problem
 from mooring.proxy.ports import Client, Handler
@@ -41,7 +40,7 @@ class RestRoute:
         self._away = away
         self.settings = settings
         self._open = bounds.Slots(settings.api_requests_per_source)
-        self._counters: dict[int, Counter] = {}
+        self._counters: dict[int, Tally] = {}
 
     def handle(self, client: Client, request: Request) -> Handler | None:
         """Take a request. None: it has been answered."""
@@ -88,7 +87,7 @@ class RestRoute:
         counter = self._counters.get(code)
         if counter is None:
             counter = self._counters[code] = metrics.HTTP_REQUESTS.labels("api", str(code))
-        counter.inc()
+        counter.count += 1
 
     def _headers(self, client: Client, request: Request) -> Headers:
         headers: Headers = []

@@ -27,4 +27,4 @@ def is_id(value: str, prefix: str) -> bool:
 def request_id() -> str:
     """A new request identifier: 32 hexadecimal characters (128 random bits). Nothing depends on nobody guessing it, so
     that it does not cost a system call."""
-    return f"{random.getrandbits(128):032x}"
+    return random.getrandbits(128).to_bytes(16, "big").hex()

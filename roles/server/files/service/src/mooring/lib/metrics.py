@@ -10,6 +10,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
+from mooring.lib.tallies import Spread, Tallies
 from mooring.lib.version import VERSION
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
@@ -29,16 +30,16 @@ BOUND_REFUSED = Counter(
     registry=REGISTRY,
 )
 EDGE_HANDSHAKES = Gauge("mooring_edge_handshakes", "TLS handshakes under way.", registry=REGISTRY)
-HTTP_REQUESTS = Counter(
+HTTP_REQUESTS = Tallies(
     "mooring_http_requests_total",
     "Requests by route (proxy, api, tunnel, own) and status.",
     ["route", "code"],
     registry=REGISTRY,
 )
-PROXY_SECONDS = Histogram(
+PROXY_SECONDS = Spread(
     "mooring_proxy_response_seconds",
     "Time until the head of a proxied response, in seconds.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+    bounds=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
     registry=REGISTRY,
 )
 PROXY_OPEN = Gauge("mooring_proxy_exchanges_open", "Proxied exchanges in flight, watches included.", registry=REGISTRY)

@@ -28,10 +28,8 @@ def wanted(headers: Headers) -> ActAs:
     return identity
 
 
-def recorded(identity: ActAs | None) -> ImpersonatedUser | None:
-    """The identity as the audit log has it; None when nobody is acted as."""
-    if identity is None:
-        return None
+def recorded(identity: ActAs) -> ImpersonatedUser:
+    """The identity as the audit log has it."""
     extra: dict[str, list[str]] = {}
     for key, value in identity.extra:
         extra.setdefault(key, []).append(value)

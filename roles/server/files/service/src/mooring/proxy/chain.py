@@ -18,14 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-from prometheus_client import Counter
+from typing import Final
 
 from mooring.authn.identity import Identity
-from mooring.authn.index import ClusterView, Index, Unauthenticated
+from mooring.authn.index import ClusterView, Index, Presented, Unauthenticated
 from mooring.lib import metrics
 from mooring.lib.clock import Clock, rfc3339
 from mooring.lib.config import LimitsSection
+from mooring.lib.tallies import Tally
 from mooring.policy.decide import decide
 from mooring.proxy import actas, upgrade
 from mooring.proxy.answers import Refused, asks_for_discovery, at_bound, refuse, unauthorized
@@ -34,13 +34,16 @@ from mooring.proxy.entrance import ByPath, Entrance
 from mooring.proxy.forward import Ask, Forward, audit_record
 from mooring.proxy.impersonate import Impersonator, sanitise
 from mooring.proxy.ports import Client, Handler, Hub
-from mooring.proxy.registry import Registry
-from mooring.proxy.requestinfo import long_running, printable, request_info
+from mooring.proxy.registry import Place, Registry
+from mooring.proxy.requestinfo import printable, understand
 from mooring.tunnel.stream import pack_open
+from mooring.wire.actas import TARGET as APISERVER_AS
 from mooring.wire.actas import to_wire
 from mooring.wire.frames import LocalError
-from mooring.wire.headers import Headers, RequestHead, get, serialize_request
-from mooring.wire.http1_request import Notes, Request, once
+from mooring.wire.headers import Headers, RequestHead, get, header_lines, serialize_request
+from mooring.wire.http1_request import Request, once
+
+_HOST: Final = (b"Host", b"apiserver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,19 @@ class ChainSettings:
             max_per_user=limits.max_streams_per_user,
             max_per_user_and_cluster=limits.max_streams_per_user_and_cluster,
         )
+
+
+@dataclass(slots=True)
+class Said:
+    """What the headers of a client say. A pure function of them: it holds for each request that brings the same."""
+
+    kept: Headers
+    """Those that may go to a cluster."""
+    impersonates: bool
+    shown: Presented | str
+    user_agent: str
+    lines: bytes
+    """`kept` behind our `Host`, as bytes."""
 
 
 class Chain:
@@ -95,36 +111,33 @@ class Chain:
         way_in: Entrance = ByPath(index) if entrance is None else entrance
         self.route = way_in.route
         self._shown = way_in.shown
-        self._prefix = way_in.prefix
+        self.prefix = way_in.prefix
         self._help = way_in.help
         self._impersonator = Impersonator(settings.identity_prefix)
-        self._counters: dict[int, Counter] = {}
+        self._counters: dict[int, Tally] = {}
+        self._once: Callable[[Headers], Said] = self._read
 
     def handle(self, client: Client, request: Request) -> Handler | None:
         """Take a request whose target names a cluster, as the entrance has it. None: it has been answered."""
         head = request.head
+        now = self.clock.now()
         ask: Ask | None = None
         try:
-            kept, impersonates = once(request.notes, sanitise, head.headers)
-            identity = self.authenticate(head.headers, request.notes)
+            said = once(request.notes, self._once, head.headers)
+            identity = self._identify(said.shown, now)
             cluster, target = self.route(head.target)
-            ask = self._ask(identity, cluster, request, target)
+            ask = self._ask(identity, cluster, request, target, said, now)
             self.authorise(ask, head.headers)
-            self.bound(ask, client)
-            ours = self._impersonator.headers(identity, client.request_id)
-            if impersonates:
-                acting = once(request.notes, actas.wanted, head.headers)
-                ask = replace(ask, acting=acting)
-                ours += to_wire(acting)
-            payload = self._rebuild(request, ask, target, kept, ours)
-            forward = Forward(self, client, ask, client_ended=request.body == "none" and not request.upgrade)
+            place = self.bound(ask, client)
+            if said.impersonates:
+                ask = replace(ask, target=APISERVER_AS, acting=once(request.notes, actas.wanted, head.headers))
+            payload = self._rebuild(request, ask, target, said, client.request_id)
+            forward = Forward(self, client, ask, place, client_ended=request.body == "none" and not request.upgrade)
             forward.start(payload)
         except Refused as refusal:
             self.count(refusal.code)
             if ask is not None and self.audit.accepting:
-                record = audit_record(ask, client, "complete", refusal.code, self.clock.now())
-                record.outcome = "refused"
-                self.audit.record(record)
+                self.audit.record(audit_record(ask, client, "complete", refusal.code, now, "refused"))
             refuse(client, refusal, discovery=asks_for_discovery(head.target))
             return None
         return forward
@@ -135,19 +148,19 @@ class Chain:
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
-    def authenticate(self, headers: Headers, notes: Notes | None = None) -> Identity:
+    def authenticate(self, headers: Headers) -> Identity:
         """The identity behind the bearer token, now. Raises Refused: 401, or 503 when nobody can tell who may."""
-        shown = once({} if notes is None else notes, self._shown, headers)
-        if shown == "missing":
-            metrics.AUTH_FAILURES.labels("missing").inc()
-            raise unauthorized(f"no bearer token; {self._help}")
-        if shown == "malformed":
-            metrics.AUTH_FAILURES.labels("malformed").inc()
+        return self._identify(self._shown(headers), self.clock.now())
+
+    def _identify(self, shown: Presented | str, now: float) -> Identity:
+        if isinstance(shown, str):
+            metrics.AUTH_FAILURES.labels(shown).inc()
+            if shown == "missing":
+                raise unauthorized(f"no bearer token; {self._help}")
             raise unauthorized("the Authorization header does not hold one bearer token")
         stale = self._stale()
         if stale:
             raise Refused(503, stale, retry_after=5)
-        now = self.clock.now()
         try:
             identity = self.index.authenticate(shown, now)
         except Unauthenticated as error:
@@ -159,7 +172,7 @@ class Chain:
     def authorise(self, ask: Ask, headers: Headers) -> None:
         """May they, and is there room. Raises Refused."""
         identity, cluster = ask.identity, ask.cluster
-        member = bool(self.index.may_enter_facts(identity, cluster.id, self.clock.now()))
+        member = self.index.may_enter(identity, cluster.id, ask.started)
         decision = decide(identity, cluster.id, member)
         if not decision.allowed:
             raise Refused(403, f'cluster "{cluster.name}" is forbidden to user "{identity.user}": {decision.reason}')
@@ -170,35 +183,39 @@ class Chain:
                 503, f"requests are refused while they cannot be recorded: {self.audit.problem}", retry_after=5
             )
 
-    def bound(self, ask: Ask, client: Client) -> None:
-        """Is there room, for this user and at all. Raises Refused."""
-        user, cluster = ask.identity.user, ask.cluster
-        user_id, registry, settings = ask.identity.user_id, self.registry, self.settings
-        if registry.of_user(user_id) >= settings.max_per_user:
+    def bound(self, ask: Ask, client: Client) -> Place:
+        """Is there room, for this user and at all; where the exchange belongs. Raises Refused."""
+        user, cluster, settings = ask.identity.user, ask.cluster, self.settings
+        place = self.registry.place(ask.identity, cluster.id)
+        if place.user.open >= settings.max_per_user:
             raise at_bound("streams_per_user", f'user "{user}" has too many open requests; close some watches')
-        if registry.of_user_in(user_id, cluster.id) >= settings.max_per_user_and_cluster:
+        if place.both.open >= settings.max_per_user_and_cluster:
             raise at_bound(
                 "streams_per_user_and_cluster",
                 f'user "{user}" has too many open requests in cluster "{cluster.name}"; close some watches',
             )
-        if registry.of_cluster(cluster.id) >= settings.max_per_cluster:
+        if place.cluster.open >= settings.max_per_cluster:
             raise at_bound("streams_per_cluster", f'cluster "{cluster.name}" has too many open requests; try later')
-        if not client.belongs_to(user_id):
+        if not client.belongs_to(ask.identity.user_id):
             raise at_bound("connections_per_user", f'user "{user}" has too many connections; close some')
+        return place
 
-    def _rebuild(self, request: Request, ask: Ask, target: bytes, kept: Headers, ours: Headers) -> bytes:
+    def _rebuild(self, request: Request, ask: Ask, target: bytes, said: Said, request_id: str) -> bytes:
         """The payload of the OPEN: a new head, in which nothing about identity or framing comes from the client."""
-        headers: Headers = [(b"Host", b"apiserver")]
-        headers += upgrade.request_headers(kept, ask.upgrade) if ask.upgrade else kept
-        if request.body == "length":
-            headers.append((b"Content-Length", b"%d" % request.length))
-        elif request.body == "chunked":
-            headers.append((b"Transfer-Encoding", b"chunked"))
-        elif request.head.method in (b"POST", b"PUT", b"PATCH"):
-            headers.append((b"Content-Length", b"0"))
-        headers += ours
         try:
-            return pack_open(ask.target, serialize_request(RequestHead(request.head.method, target, headers)))
+            lines = said.lines
+            if ask.upgrade:
+                lines = header_lines([_HOST, *upgrade.request_headers(said.kept, ask.upgrade)])
+            if request.body == "length":
+                lines += b"Content-Length: %d\r\n" % request.length
+            elif request.body == "chunked":
+                lines += b"Transfer-Encoding: chunked\r\n"
+            elif request.head.method in (b"POST", b"PUT", b"PATCH"):
+                lines += b"Content-Length: 0\r\n"
+            lines += self._impersonator.lines(ask.identity, request_id)
+            if ask.acting is not None:
+                lines += header_lines(to_wire(ask.acting))
+            return pack_open(ask.target, serialize_request(RequestHead(request.head.method, target, []), lines))
         except (ValueError, LocalError) as error:
             raise Refused(500, f"the request cannot be written for the cluster: {error}") from error
 
@@ -226,23 +243,23 @@ class Chain:
         counter = self._counters.get(code)
         if counter is None:
             counter = self._counters[code] = metrics.HTTP_REQUESTS.labels("proxy", str(code))
-        counter.inc()
+        counter.count += 1
 
-    def _ask(self, identity: Identity, cluster: ClusterView, request: Request, target: bytes) -> Ask:
+    def _read(self, headers: Headers) -> Said:
+        kept, impersonates = sanitise(headers)
+        try:
+            lines = header_lines([_HOST, *kept])
+        except ValueError as error:
+            raise Refused(500, f"the request cannot be written for the cluster: {error}") from error
+        return Said(kept, impersonates, self._shown(headers), _user_agent(headers), lines)
+
+    def _ask(
+        self, identity: Identity, cluster: ClusterView, request: Request, target: bytes, said: Said, now: float
+    ) -> Ask:
         head = request.head
-        text = target.decode("ascii")
-        info = request_info(head.method.decode("ascii"), text)
-        return Ask(
-            identity=identity,
-            cluster=cluster,
-            info=info,
-            long=long_running(info, text),
-            upgrade=upgrade.protocol(head.headers) if request.upgrade else b"",
-            prefix=self._prefix(cluster),
-            user_agent=once(request.notes, _user_agent, head.headers),
-            started=self.clock.now(),
-            started_monotonic=self.clock.monotonic(),
-        )
+        info, long = understand(head.method, target)
+        asked = upgrade.protocol(head.headers) if request.upgrade else b""
+        return Ask(identity, cluster, info, long, asked, said.user_agent, now, self.clock.monotonic())
 
 
 def _user_agent(headers: Headers) -> str:

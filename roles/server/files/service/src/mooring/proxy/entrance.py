@@ -14,6 +14,7 @@ It must not: decide who somebody is, or what they may.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, Protocol
 
 from mooring.authn.index import ClusterView, Index, Presented, present
@@ -22,6 +23,7 @@ from mooring.wire.headers import Headers, get_all
 
 PREFIX: Final = b"/k8s/clusters/"
 
+_KEPT_MAX: Final = 512
 _CLUSTER: Final = re.compile(rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/=-]{1,512})")
 
@@ -55,17 +57,28 @@ class ByPath:
         return present(value[0]) if isinstance(value, tuple) else value
 
     def route(self, target: bytes) -> tuple[ClusterView, bytes]:
-        path, mark, query = target[len(PREFIX) :].partition(b"?")
-        ref, _unused, rest = path.partition(b"/")
-        if _CLUSTER.fullmatch(ref) is None:
+        ref, rest = _kept_split(target) if len(target) <= _KEPT_MAX else _split(target)
+        if not ref:
             raise Refused(404, "there is no such cluster: the URL must be /k8s/clusters/<name or id>/<Kubernetes path>")
-        cluster = self._cluster(ref.decode("ascii"))
+        cluster = self._cluster(ref)
         if cluster is None:
-            raise Refused(404, f"there is no cluster \"{ref.decode()}\" here; see 'mooring cluster list'")
-        return cluster, b"/" + rest + mark + query
+            raise Refused(404, f"there is no cluster \"{ref}\" here; see 'mooring cluster list'")
+        return cluster, rest
 
     def prefix(self, cluster: ClusterView) -> str:
         return f"/k8s/clusters/{cluster.name}"
+
+
+def _split(target: bytes) -> tuple[str, bytes]:
+    """The cluster's name or id in a target of ours, empty if it cannot be one; the rest as the cluster gets it."""
+    path, mark, query = target[len(PREFIX) :].partition(b"?")
+    ref, _unused, rest = path.partition(b"/")
+    if _CLUSTER.fullmatch(ref) is None:
+        return "", b""
+    return ref.decode("ascii"), b"/" + rest + mark + query
+
+
+_kept_split: Final = lru_cache(maxsize=2048)(_split)
 
 
 def bearer(headers: Headers) -> tuple[str] | str:

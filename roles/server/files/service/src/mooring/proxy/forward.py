@@ -23,11 +23,11 @@ from mooring.proxy import actas
 from mooring.proxy.answers import Refused, asks_for_discovery, at_bound, refuse
 from mooring.proxy.audit import AuditRecord
 from mooring.proxy.ports import Client
+from mooring.proxy.registry import Place
 from mooring.proxy.relay import Relay
 from mooring.proxy.requestinfo import RequestInfo
 from mooring.proxy.upgrade import switched
 from mooring.tunnel.stream import APISERVER, SessionBusy, SessionClosed, StreamOpener
-from mooring.wire.actas import TARGET as APISERVER_AS
 from mooring.wire.actas import ActAs
 from mooring.wire.frames import Code
 from mooring.wire.headers import (
@@ -75,17 +75,13 @@ class Ask:
     info: RequestInfo
     long: bool
     upgrade: bytes
-    prefix: str
     user_agent: str
     started: float
     started_monotonic: float
+    target: str = APISERVER
+    """What the agent is asked for."""
     acting: ActAs | None = None
-    """Whom the client wants to act as."""
-
-    @property
-    def target(self) -> str:
-        """What the agent is asked for."""
-        return APISERVER if self.acting is None else APISERVER_AS
+    """Whom the client wants to act as; another target then."""
 
 
 class Forward(Relay):
@@ -102,13 +98,15 @@ class Forward(Relay):
         "ask",
         "cluster_id",
         "identity",
+        "place",
     )
 
-    def __init__(self, chain: Chain, client: Client, ask: Ask, *, client_ended: bool) -> None:
+    def __init__(self, chain: Chain, client: Client, ask: Ask, place: Place, *, client_ended: bool) -> None:
         super().__init__(client, client_ended=client_ended)
         self.ask = ask
         self.identity = ask.identity
         self.cluster_id = ask.cluster.id
+        self.place = place
         self._chain = chain
         self._payload = b""
         self._recorded_start = False
@@ -128,9 +126,10 @@ class Forward(Relay):
             self._wait(payload)
         else:
             raise self._chain.not_connected(self.ask.cluster)
-        self._chain.registry.add(self)
+        registry = self._chain.registry
+        registry.add(self)
         if self._client_ended or self.ask.upgrade:
-            self._asked()
+            registry.asked(self, self.ask.started_monotonic + self._chain.settings.answer_timeout)
 
     def _look(self) -> StreamOpener | None:
         """A session that serves this request, or None. Raises Refused when all agents that are there are too old."""
@@ -214,14 +213,12 @@ class Forward(Relay):
     # -- Relay -----------------------------------------------------------------------------------------------------
 
     def client_end(self) -> None:
-        before = self._client_ended
+        if self._client_ended:
+            return
         super().client_end()
-        if not (before or self.over or self.code):
-            self._asked()
-
-    def _asked(self) -> None:
-        """The request is complete: from here the cluster is waited for, however long the request took."""
-        self._chain.registry.asked(self, self._chain.clock.monotonic() + self._chain.settings.answer_timeout)
+        if not (self.over or self.code):
+            # The request is complete: from here the cluster is waited for, however long the request took.
+            self._chain.registry.asked(self, self._chain.clock.monotonic() + self._chain.settings.answer_timeout)
 
     def on_head(self, head: bytes, fin: bool) -> None:
         """StreamSink: the head of the response."""
@@ -264,7 +261,7 @@ class Forward(Relay):
             return ResponseHead(101, b"Switching Protocols", headers)
         headers = response_headers(head.headers)
         if 300 <= head.status < 400:
-            headers = [_safe_location(pair, self.ask.prefix) for pair in headers]
+            headers = [_safe_location(pair, self._chain.prefix(self.ask.cluster)) for pair in headers]
         return ResponseHead(head.status, head.reason, headers)
 
     def fail(self, code: Code, message: str, *, sent: bool) -> None:
@@ -317,16 +314,22 @@ class Forward(Relay):
     def record(self, stage: str, outcome: str) -> AuditRecord:
         """The audit record of this exchange as it stands."""
         clock = self._chain.clock
-        record = audit_record(self.ask, self.client, stage, self.code, clock.now())
-        record.bytes_in = self.bytes_in
-        record.bytes_out = self.bytes_out
-        record.duration_ms = round((clock.monotonic() - self.ask.started_monotonic) * 1000, 3)
-        record.outcome = outcome
-        return record
+        took = round((clock.monotonic() - self.ask.started_monotonic) * 1000, 3)
+        now, moved = clock.now(), (self.bytes_in, self.bytes_out)
+        return audit_record(self.ask, self.client, stage, self.code, now, outcome, moved, took)
 
 
-def audit_record(ask: Ask, client: Client, stage: str, code: int, now: float) -> AuditRecord:
-    """A record with what is known when a request has been understood."""
+def audit_record(
+    ask: Ask,
+    client: Client,
+    stage: str,
+    code: int,
+    now: float,
+    outcome: str,
+    moved: tuple[int, int] = (0, 0),
+    took: float = 0.0,
+) -> AuditRecord:
+    """The record of a request that has been understood. `moved`: bytes in and out; `took`: milliseconds."""
     identity, info = ask.identity, ask.info
     return AuditRecord(
         time=datetime.fromtimestamp(now, UTC),
@@ -349,9 +352,13 @@ def audit_record(ask: Ask, client: Client, stage: str, code: int, now: float) ->
         subresource=info.subresource,
         namespace=info.namespace,
         name=info.name,
-        upgrade=ask.upgrade.decode("latin-1"),
+        upgrade=ask.upgrade.decode("latin-1") if ask.upgrade else "",
         user_agent=ask.user_agent,
-        impersonated_user=actas.recorded(ask.acting),
+        bytes_in=moved[0],
+        bytes_out=moved[1],
+        duration_ms=took,
+        outcome=outcome,
+        impersonated_user=None if ask.acting is None else actas.recorded(ask.acting),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from mooring.authn.identity import Identity
 from mooring.wire.actas import is_client
-from mooring.wire.headers import HOP_BY_HOP, Headers, connection_tokens
+from mooring.wire.headers import HOP_BY_HOP, Headers, connection_tokens, header_lines
 
 Verdict = Literal["keep", "drop", "impersonation", "offers"]
 
@@ -125,19 +125,20 @@ class Impersonator:
         if not prefix or prefix.lower().startswith("system:"):
             raise ValueError(f"identity prefix {prefix!r} cannot be used")
         self._prefix = prefix
-        self._cache: dict[str, tuple[Identity, Headers]] = {}
+        self._cache: dict[str, tuple[Identity, bytes]] = {}
         self._cache_max = cache_max
 
-    def headers(self, identity: Identity, request_id: str) -> Headers:
-        """User, uid, groups and extras for one request. Raises ValueError for an identity that cannot be sent."""
+    def lines(self, identity: Identity, request_id: str) -> bytes:
+        """User, uid, groups and extras for one request, as header lines, the request's id last. `request_id` is ours,
+        hexadecimal. Raises ValueError for an identity that cannot be sent."""
         cached = self._cache.get(identity.token_id)
         # Compared by identity: the index makes a new object when a fact behind it changes.
         if cached is None or cached[0] is not identity:
-            cached = (identity, self._fixed(identity))
+            cached = (identity, header_lines(self._fixed(identity)))
             if len(self._cache) >= self._cache_max:
                 self._cache.clear()
             self._cache[identity.token_id] = cached
-        return [*cached[1], (_EXTRA + b"request-id", request_id.encode())]
+        return b"%b%brequest-id: %b\r\n" % (cached[1], _EXTRA, request_id.encode())
 
     def _fixed(self, identity: Identity) -> Headers:
         known = known_as(identity, self._prefix)

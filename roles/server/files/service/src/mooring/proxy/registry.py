@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exchanges that are open now, by token, user and cluster.
 
+    place                a token in a cluster: the exchanges that are open there by it
+    group                places of one token, of one user, of one cluster, of one user in one cluster
+
 Why: a watch or an exec that began with a right must end when the right does. The registry hears of every change from
 the index and looks again at the exchanges that it touches; time (expiry of tokens and bindings, late answers) it checks
-in a sweep that the edge calls at least once a second.
+in a sweep that the edge calls at least once a second. A place stays for the time between two sweeps when its last
+exchange has ended, since the next one is often there before.
 
 It must not: decide by itself who may (the index and `policy.decide` do), or keep an exchange that has ended.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Protocol
 
 from mooring.authn.identity import Identity
@@ -29,11 +32,43 @@ from mooring.lib.clock import Clock
 from mooring.policy.decide import decide
 
 
+class Group:
+    """Places that have something in common, and how many exchanges are open in them."""
+
+    __slots__ = ("open", "places")
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.places: set[Place] = set()
+
+    def exchanges(self) -> list[Open]:
+        """What is open in its places."""
+        return [exchange for place in self.places for exchange in place.exchanges]
+
+
+class Place:
+    """A token in a cluster. A token has one user for all its life."""
+
+    __slots__ = ("both", "cluster", "cluster_id", "exchanges", "token", "token_id", "user", "user_id")
+
+    def __init__(self, identity: Identity, cluster_id: str, groups: tuple[Group, Group, Group, Group]) -> None:
+        self.token_id = identity.token_id
+        self.user_id = identity.user_id
+        self.cluster_id = cluster_id
+        self.exchanges: set[Open] = set()
+        self.token, self.user, self.cluster, self.both = groups
+        for group in groups:
+            group.places.add(self)
+
+
 class Open(Protocol):
     """An open exchange."""
 
     identity: Identity
     cluster_id: str
+
+    place: Place
+    """Of the identity's token in the cluster."""
 
     raw: bool
     """Whether it is an upgraded connection (exec, attach, port-forward)."""
@@ -55,10 +90,11 @@ class Registry:
     def __init__(self, index: Index, clock: Clock) -> None:
         self._index = index
         self._clock = clock
-        self._by_token: dict[str, set[Open]] = {}
-        self._by_user: dict[str, set[Open]] = {}
-        self._by_cluster: dict[str, set[Open]] = {}
-        self._by_both: Counter[tuple[str, str]] = Counter()
+        self._places: dict[tuple[str, str], Place] = {}  # token and cluster id
+        self._by_token: dict[str, Group] = {}
+        self._by_user: dict[str, Group] = {}
+        self._by_cluster: dict[str, Group] = {}
+        self._by_both: dict[tuple[str, str], Group] = {}
         # In the order in which they were added; all have the same time to answer, so the first is due first.
         self._waiting: dict[Open, float] = {}
         self._size = 0
@@ -70,23 +106,35 @@ class Registry:
 
     def of_cluster(self, cluster_id: str) -> int:
         """How many are open to the cluster."""
-        return len(self._by_cluster.get(cluster_id, ()))
+        group = self._by_cluster.get(cluster_id)
+        return 0 if group is None else group.open
 
     def of_user(self, user_id: str) -> int:
         """How many the user has open."""
-        return len(self._by_user.get(user_id, ()))
+        group = self._by_user.get(user_id)
+        return 0 if group is None else group.open
 
-    def of_user_in(self, user_id: str, cluster_id: str) -> int:
-        """How many the user has open to the cluster."""
-        return self._by_both[user_id, cluster_id]
+    def place(self, identity: Identity, cluster_id: str) -> Place:
+        """Where an exchange of this identity with the cluster belongs; to be used at once, or asked for again."""
+        place = self._places.get((identity.token_id, cluster_id))
+        if place is None:
+            user_id = identity.user_id
+            groups = (
+                self._by_token.setdefault(identity.token_id, Group()),
+                self._by_user.setdefault(user_id, Group()),
+                self._by_cluster.setdefault(cluster_id, Group()),
+                self._by_both.setdefault((user_id, cluster_id), Group()),
+            )
+            place = self._places[identity.token_id, cluster_id] = Place(identity, cluster_id, groups)
+        return place
 
     def add(self, exchange: Open) -> None:
         """An exchange begins."""
-        identity = exchange.identity
-        self._by_token.setdefault(identity.token_id, set()).add(exchange)
-        self._by_user.setdefault(identity.user_id, set()).add(exchange)
-        self._by_cluster.setdefault(exchange.cluster_id, set()).add(exchange)
-        self._by_both[identity.user_id, exchange.cluster_id] += 1
+        place = exchange.place
+        place.exchanges.add(exchange)
+        place.user.open += 1
+        place.cluster.open += 1
+        place.both.open += 1
         self._size += 1
 
     def asked(self, exchange: Open, answer_by: float) -> None:
@@ -102,16 +150,14 @@ class Registry:
 
     def remove(self, exchange: Open) -> None:
         """The exchange is over."""
-        identity = exchange.identity
         self._waiting.pop(exchange, None)
-        _discard(self._by_token, identity.token_id, exchange)
-        _discard(self._by_user, identity.user_id, exchange)
-        if _discard(self._by_cluster, exchange.cluster_id, exchange):
+        place = exchange.place
+        if exchange in place.exchanges:
+            place.exchanges.discard(exchange)
+            place.user.open -= 1
+            place.cluster.open -= 1
+            place.both.open -= 1
             self._size -= 1
-            both = (identity.user_id, exchange.cluster_id)
-            self._by_both[both] -= 1
-            if not self._by_both[both]:
-                del self._by_both[both]
 
     def on_change(self, change: Change) -> None:
         """Look again at what the change touches."""
@@ -124,17 +170,21 @@ class Registry:
                 touched = self._by_cluster.get(cluster_id)
             case AgentKeyChanged():
                 return  # ends sessions of the tunnel, and with them their streams
-        self._look_again(touched)
+        if touched is not None:
+            self._look_again(touched.exchanges())
 
     def sweep(self) -> None:
         """Cut what has run out of time."""
         now = self._clock.now()
         self._index.lapse(now)  # which calls `on_change`
-        expired: set[Open] = set()
-        for exchanges in self._by_token.values():
-            expires_at = next(iter(exchanges)).identity.expires_at
+        expired: list[Open] = []
+        for place in list(self._places.values()):
+            if not place.exchanges:
+                self._forget(place)
+                continue
+            expires_at = next(iter(place.exchanges)).identity.expires_at
             if expires_at is not None and expires_at <= now:
-                expired |= exchanges
+                expired += place.exchanges
         self._look_again(expired)
         monotonic = self._clock.monotonic()
         while self._waiting:
@@ -146,29 +196,44 @@ class Registry:
 
     def recheck(self) -> None:
         """Look again at everything that is open."""
-        self._look_again({exchange for exchanges in self._by_token.values() for exchange in exchanges})
+        self._look_again(self._all())
 
     def cut_endless(self, cause: str, message: str, *, spare_raw: bool = False) -> None:
         """End what would not end by itself: the server stops, and waits for the rest.
 
         `spare_raw`: not upgraded connections, which nobody can take up again elsewhere as a watch can be.
         """
-        for exchanges in list(self._by_cluster.values()):
-            for exchange in list(exchanges):
-                if exchange.endless and not (spare_raw and exchange.raw):
-                    exchange.cut(cause, message)
+        for exchange in self._all():
+            if exchange.endless and not (spare_raw and exchange.raw):
+                exchange.cut(cause, message)
 
     def cut_all(self, cause: str, message: str) -> None:
         """End everything: the server stops."""
-        for exchanges in list(self._by_cluster.values()):
-            for exchange in list(exchanges):
-                exchange.cut(cause, message)
+        for exchange in self._all():
+            exchange.cut(cause, message)
+
+    def _all(self) -> list[Open]:
+        return [exchange for place in self._places.values() for exchange in place.exchanges]
 
     def _endless(self) -> int:
-        return sum(exchange.endless for exchanges in self._by_cluster.values() for exchange in exchanges)
+        return sum(exchange.endless for exchange in self._all())
 
-    def _look_again(self, exchanges: set[Open] | None) -> None:
-        for exchange in list(exchanges or ()):
+    def _forget(self, place: Place) -> None:
+        """Nothing is open there."""
+        del self._places[place.token_id, place.cluster_id]
+        for group in (place.token, place.user, place.cluster, place.both):
+            group.places.discard(place)
+        if not place.token.places:
+            del self._by_token[place.token_id]
+        if not place.user.places:
+            del self._by_user[place.user_id]
+        if not place.cluster.places:
+            del self._by_cluster[place.cluster_id]
+        if not place.both.places:
+            del self._by_both[place.user_id, place.cluster_id]
+
+    def _look_again(self, exchanges: list[Open]) -> None:
+        for exchange in exchanges:
             taken = self._taken_away(exchange)
             if taken is not None:
                 metrics.PROXY_CUT.labels(taken[0]).inc()
@@ -189,16 +254,6 @@ class Registry:
             return "group", "the user is no longer in all groups that this request was made with"
         if self._index.cluster(exchange.cluster_id) is None:
             return "cluster", "the cluster was removed"
-        member = bool(self._index.may_enter_facts(identity, exchange.cluster_id, now))
+        member = self._index.may_enter(identity, exchange.cluster_id, now)
         decision = decide(identity, exchange.cluster_id, member)
         return None if decision.allowed else ("membership", decision.reason)
-
-
-def _discard(table: dict[str, set[Open]], key: str, exchange: Open) -> bool:
-    exchanges = table.get(key)
-    if exchanges is None or exchange not in exchanges:
-        return False
-    exchanges.discard(exchange)
-    if not exchanges:
-        del table[key]
-    return True

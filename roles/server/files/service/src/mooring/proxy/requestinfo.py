@@ -35,14 +35,25 @@ class RequestInfo:
     name: str = ""
 
 
-def request_info(method: str, target: str) -> RequestInfo:
-    """Read a request line's method and target (path and query, without the cluster's prefix)."""
+def understand(method: bytes, target: bytes) -> tuple[RequestInfo, bool]:
+    """What a request line says (target: path and query in ASCII, without the cluster's prefix), and whether the
+    exchange may stay open for hours. Kept for lines that come again."""
     if len(target) <= _CACHED_TARGET_MAX:
         return _cached(method, target)
-    return _read(method, target)
+    return _understand(method, target)
 
 
-def _read(method: str, target: str) -> RequestInfo:
+def _understand(method: bytes, target: bytes) -> tuple[RequestInfo, bool]:
+    text = target.decode("ascii")
+    info = request_info(method.decode("ascii"), text)
+    return info, long_running(info, text)
+
+
+_cached: Final = lru_cache(maxsize=2048)(_understand)
+
+
+def request_info(method: str, target: str) -> RequestInfo:
+    """Read a request line's method and target (path and query, without the cluster's prefix)."""
     raw, _unused, query = target.partition("?")
     path = printable(unquote(raw)) if "%" in raw else raw
     parts = path.strip("/").split("/")
@@ -74,9 +85,6 @@ def _read(method: str, target: str) -> RequestInfo:
     if not name and verb in ("get", "delete"):
         verb, name = _collection(verb, query)
     return RequestInfo(True, verb, path, group, version, resource, subresource, namespace, name)
-
-
-_cached: Final = lru_cache(maxsize=2048)(_read)
 
 
 def _collection(verb: str, query: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar
 
 import httptools
@@ -40,6 +41,9 @@ READ_AHEAD: Final = 64 * 1024
 
 _REMEMBER_MAX: Final = 4 * 1024
 """Bytes of header lines that a connection remembers for the next request."""
+
+_KEPT_LINE_MAX: Final = 512
+"""Bytes of a request line that is kept for the next time."""
 
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
@@ -141,6 +145,13 @@ class RequestReader:
     def feed(self, data: bytes) -> list[Event]:
         """Take bytes from the peer. Raises BadMessage; the connection has to be closed then."""
         state = self._state
+        known = self._known
+        if state == "head" and known is not None and not self._buffer:
+            # Clients send the same header lines with each request. What was read once, by both parsers, holds again
+            # for the same bytes; only the request line is new.
+            first = data.find(b"\r\n")
+            if data[first:] == self._known_lines and len(data) <= self._head_max:
+                return self._again(known, data, first)
         if state == "length" and not self._buffer:
             return self._read_length(data)
         self._buffer = self._buffer + data if self._buffer else data
@@ -196,13 +207,27 @@ class RequestReader:
     def _begin(self, raw: bytes) -> list[Event]:
         first = raw.index(b"\r\n")
         known = self._known
-        # Clients send the same header lines with each request. What was read once, by both parsers, holds again for
-        # the same bytes; only the request line is new.
         if known is not None and raw[first:] == self._known_lines and len(raw) <= self._head_max:
-            method, target = _request_line(raw[:first])
-            request = _again(known, method, target)
-        else:
-            request = self._understood(raw, first)
+            return self._again(known, raw, first)
+        return self._follow(raw, self._understood(raw, first))
+
+    def _again(self, known: Request, raw: bytes, first: int) -> list[Event]:
+        """Another request with the header lines of one that is known."""
+        line = raw[:first]
+        try:
+            method, target = _kept_line(line) if first <= _KEPT_LINE_MAX else _request_line(line)
+        except BadMessage:
+            self._state = "dead"
+            self._buffer = b""
+            raise
+        head = RequestHead(method, target, known.head.headers)
+        request = Request(
+            head, known.upgrade, known.expect_continue, known.keep_alive, known.body, known.length, known.notes
+        )
+        return self._follow(raw, request)
+
+    def _follow(self, raw: bytes, request: Request) -> list[Event]:
+        """The request, and what of its body is there."""
         self.raw_head = raw
         if request.upgrade:
             self._state = "raw"
@@ -392,6 +417,9 @@ def _request_line(line: bytes) -> tuple[bytes, bytes]:
     return method, target
 
 
+_kept_line: Final = lru_cache(maxsize=2048)(_request_line)
+
+
 def _understand(head: RequestHead) -> Request:
     """One pass over the headers that change how the message is read."""
     hosts: list[bytes] = []
@@ -432,19 +460,6 @@ def _understand(head: RequestHead) -> Request:
         keep_alive=b"close" not in options,
         body=body,
         length=length,
-    )
-
-
-def _again(known: Request, method: bytes, target: bytes) -> Request:
-    """Another request with the header lines of one that is known."""
-    return Request(
-        RequestHead(method, target, known.head.headers),
-        known.upgrade,
-        known.expect_continue,
-        known.keep_alive,
-        known.body,
-        known.length,
-        known.notes,
     )
 
 

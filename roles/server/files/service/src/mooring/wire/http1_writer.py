@@ -25,15 +25,12 @@ class FramingError(Exception):
 class ResponseWriter:
     """Turns a head, data and an end into bytes. One writer writes one response."""
 
-    __slots__ = ("_kind", "_left", "_method", "keep_alive")
-
-    @property
-    def has_body(self) -> bool:
-        """Whether a response may have one: not to HEAD."""
-        return self._method != b"HEAD"
+    __slots__ = ("_kind", "_left", "_method", "has_body", "keep_alive")
 
     def __init__(self, method: bytes, *, keep_alive: bool) -> None:
         self._method = method
+        self.has_body = method != b"HEAD"
+        """Whether a response may have one."""
         self._kind: Literal["none", "length", "chunked", "drop"] = "none"
         self._left = 0
         self.keep_alive = keep_alive
