@@ -23,6 +23,8 @@ from mooring.authn.index import (
 from mooring.authn.tokens import new_endpoint_token, new_token
 from mooring.store.records import (
     ADMIN_GROUP_ID,
+    ClusterState,
+    Condition,
     Delta,
     EndpointSettings,
     EndpointStatus,
@@ -136,13 +138,34 @@ def test_an_index_for_endpoints_takes_no_token_of_the_server(scene: Scene) -> No
     assert index.snapshot().tokens == [theirs]
 
 
-def test_an_index_holds_nothing_about_endpoints(scene: Scene) -> None:
-    status = EndpointStatus(ca_pem="PEM", at=NOW)
-    more = replace(scene.prod, endpoint=EndpointSettings(), endpoint_status=status, description="new")
+def test_an_index_holds_of_a_cluster_only_what_it_is_asked_for(scene: Scene) -> None:
+    less = replace(scene.prod, labels={"a": "b"}, cluster_uid="uid", state="disconnected", state_reason="gone")
+    more = replace(
+        less,
+        endpoint=EndpointSettings(),
+        endpoint_status=EndpointStatus(ca_pem="PEM", at=NOW),
+        conditions=(Condition("NodesReady", "True", "", "", NOW),),
+        kubernetes_version="v1.34.1",
+    )
     scene.index.apply(Delta(clusters={more.id: more}))
-    assert scene.index.snapshot().clusters == [replace(scene.prod, description="new")]
+    assert scene.index.snapshot().clusters == [less]
     scene.index.load(replace(scene.index.snapshot(), clusters=[more]))
-    assert scene.index.snapshot().clusters == [replace(scene.prod, description="new")]
+    assert scene.index.snapshot().clusters == [less]
+
+
+@pytest.mark.parametrize("state", ["connected", "disconnected", "refused"])
+def test_what_is_said_of_a_cluster_is_true_after_each_change_and_load(scene: Scene, state: ClusterState) -> None:
+    def said() -> str:
+        view = scene.index.cluster(scene.prod.name)
+        assert view is not None
+        assert view is scene.index.cluster(scene.prod.id)
+        return view.state
+
+    assert said() == "pending"
+    scene.index.apply(Delta(clusters={scene.prod.id: replace(scene.prod, state=state)}))
+    assert said() == state
+    scene.index.load(replace(scene.index.snapshot(), clusters=[scene.prod]))
+    assert said() == "pending"
 
 
 def test_until_when_somebody_may_enter_is_until_when_they_are_let_in(scene: Scene) -> None:

@@ -9,7 +9,7 @@ what they hold open. The index must never grant what the store did not say, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -100,8 +100,8 @@ def present(bearer: str) -> Presented:
 
 
 def held(delta: Delta, audience: Audience = "server") -> Delta:
-    """What of a change an index holds: no policy, no token for another audience, and of clusters nothing about their
-    endpoints."""
+    """What of a change an index holds: no policy, no token for another audience, and of clusters who they are, which
+    key their agent has, and what a refusal may say of them."""
     return Delta(
         clusters={key: None if cluster is None else _plain(cluster) for key, cluster in delta.clusters.items()},
         users=delta.users,
@@ -130,7 +130,7 @@ class Index:
         self._identities: dict[str, Identity] = {}
         # User and cluster id -> until when they may enter; emptied with every change, since it is quickly found again.
         self._entries: dict[tuple[str, str], float] = {}
-        self._views: dict[str, tuple[Cluster, ClusterView]] = {}  # cluster id -> view, and what it is a view of
+        self._views: dict[str, ClusterView] = {}  # cluster id -> what was asked for since it changed
         self._used: dict[str, float] = {}
         self._subscribers: list[Callable[[Change], None]] = []
         self._log = logging.get("mooring.authn")
@@ -229,10 +229,10 @@ class Index:
         cluster = self._clusters.get(ref) or self._clusters.get(self._ids.get(ref, ""))
         if cluster is None:
             return None
-        seen = self._views.get(cluster.id)
-        if seen is None or seen[0] is not cluster:
-            seen = self._views[cluster.id] = (cluster, _view(cluster))
-        return seen[1]
+        view = self._views.get(cluster.id)
+        if view is None:
+            view = self._views[cluster.id] = _view(cluster)
+        return view
 
     def clusters(self) -> list[ClusterView]:
         """All clusters in the order of their names."""
@@ -264,6 +264,7 @@ class Index:
         """Start from what the store holds. Call it before anybody subscribes or asks."""
         self._entries.clear()
         self._clusters = {cluster.id: _plain(cluster) for cluster in snapshot.clusters}
+        self._views.clear()
         self._ids = {cluster.name: cluster.id for cluster in snapshot.clusters}
         self._users = {user.id: user for user in snapshot.users}
         self._members = dict(snapshot.members)
@@ -423,6 +424,7 @@ class Index:
                 self._ids.pop(before.name, None)
             if cluster is not None:
                 self._clusters[cluster_id] = cluster
+                self._views.pop(cluster_id, None)
                 self._ids[cluster.name] = cluster_id
                 if before is not None and before.public_key is not None and before.public_key != cluster.public_key:
                     changes.append(AgentKeyChanged(cluster_id))
@@ -445,9 +447,21 @@ def _of(audience: Audience, token_id: str, token: Token | None) -> bool:
 
 
 def _plain(cluster: Cluster) -> Cluster:
-    if cluster.endpoint is None and cluster.endpoint_status is None:
-        return cluster
-    return replace(cluster, endpoint=None, endpoint_status=None)
+    # Without conditions, versions and what its nodes do: each process holds each cluster, and that was most of it.
+    return Cluster(
+        id=cluster.id,
+        name=cluster.name,
+        labels=cluster.labels,
+        created_at=cluster.created_at,
+        updated_at=cluster.updated_at,
+        version=cluster.version,
+        state=cluster.state,
+        state_reason=cluster.state_reason,
+        last_seen_at=cluster.last_seen_at,
+        connected_at=cluster.connected_at,
+        cluster_uid=cluster.cluster_uid,
+        public_key=cluster.public_key,
+    )
 
 
 def _view(cluster: Cluster) -> ClusterView:

@@ -62,7 +62,8 @@ _CLOSE = WSMsgType.CLOSE
 MAX_REASON = 100  # bytes of text in a WebSocket CLOSE (RFC 6455 allows 123)
 
 # picows logs each connection at INFO and heads at a debug level; sessions are logged where they are known by name.
-_picows_log = std_logging.getLogger("mooring.tunnel.picows")
+# Behind an adapter: of a Logger picows makes a child for each connection.
+_picows_log = std_logging.LoggerAdapter(std_logging.getLogger("mooring.tunnel.picows"))
 _picows_log.setLevel(std_logging.WARNING)
 
 
@@ -120,6 +121,19 @@ class _Buffer:
 
 class _Connection(WSListener):
     """One WebSocket connection: the `Link` of its session."""
+
+    __slots__ = (
+        "_buffer",
+        "_closer",
+        "_closing",
+        "_looker",
+        "_loop",
+        "_pace",
+        "_paused",
+        "_ws",
+        "connected",
+        "session",
+    )
 
     def __init__(self, session: Session) -> None:
         self.session = session
