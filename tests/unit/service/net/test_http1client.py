@@ -358,6 +358,26 @@ async def test_silence_after_a_complete_request_ends_at_its_deadline(client: Cli
     assert sink.failure == ("reset", Code.TIMEOUT, "no response within 0.05 s")
 
 
+async def test_a_request_that_ends_after_its_answer_began_waits_for_no_other_head(client: Client) -> None:
+    """The deadline for a head was set then, and ended a long answer as one that had not begun."""
+
+    async def early(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        assert await peer.reader.readexactly(2) == b"xy"
+        await peer.send(b"cd")
+        await peer.closed()
+
+    client.upstream.script = early
+    sink = client.ask(b"POST", headers=[(b"Content-Length", b"2")])
+    await until(lambda: sink.body == b"ab")
+    assert sink.request is not None
+    sink.request.write(b"xy", fin=True)
+    assert len(client.pool.deadlines) == 0
+    await sink.done()
+    assert (sink.body, sink.failure) == (b"abcd", None)
+
+
 async def test_an_upgrade_is_raw_both_ways_and_may_be_half_closed(client: Client) -> None:
     async def spdy(peer: Peer) -> None:
         await peer.head()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from mooring.net.http1connection import Framing, framing
@@ -34,14 +33,24 @@ _FIRST: Final = re.compile(rb'(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/(?!/)[!
 _LAST: Final = re.compile(rb"(Impersonate-Extra-mooring\.fleet%2frequest-id: [0-9a-f]{32}\r\n)\r\n")
 
 
-@dataclass(slots=True)
 class Checked:
     """A request that was let through. `lines`: all its header lines but Host and Authorization, which are ours."""
 
-    method: bytes
-    target: bytes
-    lines: bytes
-    framing: Framing
+    __slots__ = ("framing", "lines", "method", "target")
+
+    def __init__(self, method: bytes, target: bytes, lines: bytes, framing: Framing) -> None:
+        self.method = method
+        self.target = target
+        self.lines = lines
+        self.framing = framing
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Checked):
+            return NotImplemented
+        mine = (self.method, self.target, self.lines, self.framing)
+        return mine == (other.method, other.target, other.lines, other.framing)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def checked(head: RequestHead, headers: Headers) -> Checked:

@@ -56,6 +56,8 @@ class Http1Pool:
         self._idle: deque[Connection] = deque()
         self._connections: set[Connection] = set()
         self._dialling: set[UpstreamRequest] = set()
+        # The loop that runs, known from the first dial on: in Python 3.11, to ask for it is a system call.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -103,7 +105,7 @@ class Http1Pool:
             if not connection.closing:
                 request.start(connection)
                 return
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         if self._closed:
             loop.call_soon(request.refuse, Code.SHUTDOWN, "shutting down")
         elif len(self._connections) - len(self._idle) + len(self._dialling) >= self.limits.max_connections:
@@ -151,7 +153,8 @@ class Http1Pool:
         if self._closed or len(self._idle) >= self.limits.max_idle:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        assert loop is not None
         connection.idle_since = loop.time()
         self._idle.append(connection)
         if self._sweeper is None:

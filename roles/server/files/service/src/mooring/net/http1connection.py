@@ -323,7 +323,7 @@ class UpstreamRequest:
             self._blocked = False
             if self._connection is not None:
                 self._connection.write_eof(self._peer_ended)
-        elif self._connection is not None:
+        elif self._connection is not None and not self._reader.answered:
             self._wait_for_head()
 
     def _switch(self, head: ResponseHead) -> None:
@@ -360,7 +360,7 @@ class UpstreamRequest:
             connection.release(reusable)
 
     def _wait_for_head(self) -> None:
-        if self._head_timeout is not None and not self._waiting and not self._reader.complete:
+        if self._head_timeout is not None and not self._waiting:
             self._waiting = True
             self._pool.deadlines.add(self._head_timeout, self)
 

@@ -65,12 +65,14 @@ class End:
     """The response is complete."""
 
 
-@dataclass(slots=True)
 class Whole:
     """A plain response that came to its end with its head: all of it, possibly with an empty body."""
 
-    head: PlainHead
-    body: bytes
+    __slots__ = ("body", "head")
+
+    def __init__(self, head: PlainHead, body: bytes) -> None:
+        self.head = head
+        self.body = body
 
 
 Event: TypeAlias = Response | PlainHead | Body | End | Whole
@@ -121,6 +123,11 @@ class ResponseReader:
     def started(self) -> bool:
         """Whether any byte of the response has come."""
         return self._state != "head" or bool(self._head) or self._informational > 0
+
+    @property
+    def answered(self) -> bool:
+        """Whether the head of the final response has come."""
+        return self._state != "head"
 
     @property
     def complete(self) -> bool:

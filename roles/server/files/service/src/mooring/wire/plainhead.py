@@ -13,7 +13,6 @@ both ways on heads of all kinds.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from mooring.wire.headers import MAX_HEAD, MAX_HEADERS, ResponseHead, parse_response_head
@@ -67,13 +66,16 @@ _PLAIN: Final = re.compile(
 _NO_CONTENT: Final = 204
 
 
-@dataclass(slots=True)
 class PlainHead:
     """A final response with a Content-Length. `raw` is the whole head, `length` the Content-Length in bytes."""
 
-    status: int
-    length: int
-    raw: bytes
+    # Not a dataclass: one is made for each answer, and compiled, only a constructor of our own is fast.
+    __slots__ = ("length", "raw", "status")
+
+    def __init__(self, status: int, length: int, raw: bytes) -> None:
+        self.status = status
+        self.length = length
+        self.raw = raw
 
     def full(self) -> ResponseHead:
         """The same, taken apart."""
