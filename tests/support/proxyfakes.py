@@ -122,6 +122,8 @@ class FakeHub:
         self.lost: dict[str, Lost] = {}
         self.coming: set[str] = set()
         self.waiting: list[Callable[[FakeSession | None], None]] = []
+        self.patience: list[float] = []
+        """For how many seconds each that waited was to wait."""
         self.targets = {APISERVER, "apiserver-as"}
         """What the agents serve."""
 
@@ -135,6 +137,7 @@ class FakeHub:
         self, cluster_id: str, callback: Callable[[FakeSession | None], None], seconds: float
     ) -> Callable[[], None]:
         self.waiting.append(callback)
+        self.patience.append(seconds)
         return lambda: self.waiting.remove(callback) if callback in self.waiting else None
 
     def arrive(self, cluster_id: str, session: FakeSession | None) -> None:

@@ -457,6 +457,19 @@ def test_a_get_whose_tunnel_was_lost_goes_to_another_session_once(world: World) 
     assert it.client.status == 503
 
 
+@pytest.mark.parametrize(("held", "patience"), [(0, [10]), (4, [10]), (9, [6]), (15, []), (60, [])])
+def test_a_get_waits_15_s_in_all_for_agents_that_are_gone(world: World, held: float, patience: list[float]) -> None:
+    """A half-open link kept a GET for 15 s; then it waited for another worker's session, which was as dead: 21 s."""
+    it = Exchange(world)
+    del world.hub.sessions[ALPHA]
+    world.hub.coming.add(ALPHA)
+    world.clock.advance(held)
+    it.stream.sink.on_reset(Code.UPSTREAM_UNREACHABLE, "tunnel lost: nothing was received for 15 s")
+    assert world.hub.patience == patience
+    assert (it.client.head is None) == bool(patience)
+    assert patience or it.client.status == 503
+
+
 def test_a_delete_whose_tunnel_was_lost_is_not_sent_again(world: World) -> None:
     it = Exchange(world, method="DELETE")
     world.hub.sessions[ALPHA] = FakeSession()

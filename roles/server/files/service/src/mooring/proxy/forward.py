@@ -60,6 +60,8 @@ _DROP_PREFIX: Final = b"access-control-"
 
 _EARLY_MAX: Final = 1024 * 1024
 """Bytes of a body that may come before a session is there; the client is not read meanwhile."""
+_PATIENCE: Final = 15.0
+"""Seconds from its start in which a request whose agent was lost may wait for another; one is found dead in 15."""
 _CACHE_MAX: Final = 1024
 _dropped: Final[dict[bytes, bool]] = {}
 
@@ -123,7 +125,7 @@ class Forward(Relay):
         if session is not None:
             self._open(session, payload, fin=self._client_ended)
         elif self._chain.hub.expected(self.cluster_id):
-            self._wait(payload)
+            self._wait(payload, self._chain.settings.session_timeout)
         else:
             raise self._chain.not_connected(self.ask.cluster)
         registry = self._chain.registry
@@ -150,11 +152,11 @@ class Forward(Relay):
 
     # -- waiting for a session -------------------------------------------------------------------------------------
 
-    def _wait(self, payload: bytes) -> None:
+    def _wait(self, payload: bytes, seconds: float) -> None:
         """The agent is connected to another worker and on its way to this one: hold the request, unread, for it."""
         self.client.pause()
         self._stop_waiting = self._chain.hub.wait_for(
-            self.cluster_id, lambda session: self._arrived(session, payload), self._chain.settings.session_timeout
+            self.cluster_id, lambda session: self._arrived(session, payload), seconds
         )
 
     def _arrived(self, session: StreamOpener | None, payload: bytes) -> None:
@@ -199,10 +201,11 @@ class Forward(Relay):
             return False
         self._retried = True
         if session is None:
-            if not hub.expected(self.cluster_id):
+            waited = self._chain.clock.monotonic() - self.ask.started_monotonic
+            if waited >= _PATIENCE or not hub.expected(self.cluster_id):
                 return False
             self._upstream = None
-            self._wait(self._payload)
+            self._wait(self._payload, min(self._chain.settings.session_timeout, _PATIENCE - waited))
             return True
         try:
             self._upstream = session.open(self._payload, self, fin=True)
