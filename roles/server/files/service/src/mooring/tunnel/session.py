@@ -76,19 +76,19 @@ class Stats:
 class TunnelStream:
     """A `mooring.tunnel.stream.Stream`: see there for what each method does."""
 
-    __slots__ = ("_ended", "_over", "_received", "_session", "id", "sink")
+    __slots__ = ("_ended", "_session", "id", "received", "silent", "sink")
 
     def __init__(self, session: Session, stream_id: int, sink: StreamSink | None, ended: bool = False) -> None:
         self._session = session
         self.id = stream_id
         self.sink = sink
         self._ended = ended  # we ended our half
-        self._received = False  # the peer has ended its half: there is nothing to grant any more
-        self._over = False  # refused, reset or lost: the sink is not called any more
+        self.received = False  # the peer has ended its half: there is nothing to grant any more
+        self.silent = False  # refused, reset or lost: the sink is not called any more
 
     @property
     def closed(self) -> bool:
-        return self._over or self.id not in self._session.mux
+        return self.silent or self.id not in self._session.mux
 
     def write(self, data: bytes, fin: bool = False) -> bool:
         session = self._session
@@ -109,12 +109,12 @@ class TunnelStream:
         self.write(b"", True)
 
     def reset(self, code: Code, message: str = "") -> None:
-        self._over = True
+        self.silent = True
         self._session.mux.reset(self.id, code, message)
         self._session.wake()
 
     def consumed(self, n: int) -> None:
-        if self._received:
+        if self.received:
             return
         session = self._session
         if session.mux.consume(self.id, n, session.time()):
@@ -136,33 +136,15 @@ class TunnelStream:
             session.wake()
 
     def refuse(self, code: Code, message: str) -> None:
-        self._over = True
+        self.silent = True
         self._session.mux.refuse(self.id, code, message)
         self._session.wake()
 
     def over(self) -> StreamSink | None:
         """Mark as over; returns the sink if it still wants to hear of it."""
-        sink = None if self._over else self.sink
-        self._over = True
+        sink = None if self.silent else self.sink
+        self.silent = True
         return sink
-
-    # -- called by the session with what the peer sent. What a sink raises is the session's to deal with.
-
-    def on_head(self, head: bytes, fin: bool) -> None:
-        """The head of the answer."""
-        assert self.sink is not None
-        self.sink.on_head(head, fin)
-
-    def on_data(self, data: bytes, fin: bool) -> None:
-        """Bytes of the peer, possibly none, and whether it ended its half."""
-        sink = self.sink
-        assert sink is not None
-        if fin:
-            self._received = True
-        if data:
-            sink.on_data(data)
-        if fin and not self._over:
-            sink.on_end()
 
 
 class Session:
@@ -384,6 +366,8 @@ class Session:
                 break
             written += room
             link.write(frames)
+            if mux.taken < room:  # nothing was left behind
+                break
         if mux.overflowing and not self._closing:
             self.close(Code.FLOW_CONTROL, "the peer does not read")
             return
@@ -426,15 +410,25 @@ class Session:
 
     def _on_head(self, event: events.HeadReceived) -> None:
         stream: TunnelStream = event.tag
+        sink = stream.sink
+        assert sink is not None
         try:
-            stream.on_head(event.payload, event.fin)
+            sink.on_head(event.payload, event.fin)
         except Exception as exc:
             self._failed(stream, exc)
 
     def _on_data(self, event: events.DataReceived) -> None:
         stream: TunnelStream = event.tag
+        sink = stream.sink
+        assert sink is not None
+        fin = event.fin
+        if fin:
+            stream.received = True
         try:
-            stream.on_data(event.data, event.fin)
+            if event.data:
+                sink.on_data(event.data)
+            if fin and not stream.silent:
+                sink.on_end()
         except Exception as exc:
             self._failed(stream, exc)
 

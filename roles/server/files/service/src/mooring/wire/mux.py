@@ -57,6 +57,7 @@ class Mux:
         self.peer_going_away = False
         self.accepting = False  # HELLO came, and neither side is going away
         self.frames_in = self.bytes_in = self.frames_out = self.bytes_out = self.streams_total = 0
+        self.taken = 0  # bytes of what `frames_to_send` returned last: less than it was allowed means, that was all
         self._streams: dict[int, StreamState] = {}
         self._last_id = -1 if side == "server" else 0  # of the newest stream: ours (server), the peer's (agent)
         self._out = Outbox(limits.send_buffer)
@@ -229,6 +230,7 @@ class Mux:
         out = self._out
         taken = out.take(max_bytes)
         self.frames_out += len(taken)
+        self.taken = out.taken
         self.bytes_out += out.taken
         if out.ended:
             for stream in out.ended:

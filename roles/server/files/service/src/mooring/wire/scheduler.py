@@ -107,8 +107,8 @@ class Outbox:
         ring = self._ring
         while ring and size < max_bytes:
             stream = ring.popleft()
-            if stream.sendable():
-                frame = self._next_frame(stream, max_bytes - size)
+            frame = self._next_frame(stream, max_bytes - size)
+            if frame:
                 out.append(frame)
                 size += len(frame)
             if stream.send_open and stream.sendable():
@@ -119,10 +119,15 @@ class Outbox:
         return out
 
     def _next_frame(self, stream: StreamState, room: int) -> bytes:
+        """The next DATA or END of a stream; empty when it is not `sendable` (any more)."""
         chunks = stream.chunks
         if not chunks:
+            if not stream.sendable():
+                return b""
             self._ended(stream)
             return HEADER.pack(END, 0, stream.id)
+        if stream.credit <= 0:
+            return b""
         limit = room - HEADER_SIZE  # compared by hand: `min` and `max` cost as much as all the rest
         if limit < MIN_SLICE:
             limit = MIN_SLICE
