@@ -37,6 +37,7 @@ from mooring.wire.headers import (
     RequestHead,
     check_head,
     has_dot_segments,
+    header_lines,
     is_target,
     is_token,
     is_value,
@@ -74,6 +75,12 @@ def _identity(user: str, group: str) -> Identity:
 IDENTITY = _identity("bob", "devs")
 
 
+def _ours(identity: Identity) -> tuple[bytes, Headers]:
+    """The lines that the server adds for somebody, and what an agent reads in them."""
+    lines = impersonate.Impersonator("mooring:").lines(identity, "0f")
+    return lines, parse_request_head(b"GET / HTTP/1.1\r\n" + lines + b"\r\n").headers
+
+
 def _says_who(name: bytes) -> bool:
     """Whether some server could take a header of this name for one that says who asks."""
     plain = name.lower().replace(b"_", b"-")
@@ -95,8 +102,8 @@ def acting_headers(data: bytes) -> None:
         assert error.status in (400, 403, 431)
         return
     assert all(text.isascii() and text.isprintable() for text in wanted.texts())
-    ours = impersonate.Impersonator("mooring:").headers(IDENTITY, "r")
-    written = serialize_request(RequestHead(b"GET", b"/api", [*ours, *actas.to_wire(wanted)]))
+    lines, ours = _ours(IDENTITY)
+    written = serialize_request(RequestHead(b"GET", b"/api", []), lines + header_lines(actas.to_wire(wanted)))
     plain, real, arrived = acting.split(dispatch.check_head(parse_request_head(written), acts=True))
     assert (plain, real, arrived) == ([], ours, wanted)
     final = acting.acting_headers(real, arrived)
@@ -132,9 +139,9 @@ def identity_headers(data: bytes) -> None:
         for name, value in sent
         if name.lower() == b"sec-websocket-protocol"
     )
-    ours = impersonate.Impersonator("mooring:").headers(IDENTITY, "r")
-    head = RequestHead(b"GET", b"/api", [(b"Host", b"apiserver"), *sent, *ours])
-    written = serialize_request(head)
+    lines, ours = _ours(IDENTITY)
+    kept_lines = header_lines([(b"Host", b"apiserver"), *sent])
+    written = serialize_request(RequestHead(b"GET", b"/api", []), kept_lines + lines)
     with contextlib.suppress(dispatch.Refused):
         read = parse_request_head(written)
         _first, final = _at_kube(dispatch.passed(read, dispatch.check_head(read)))
@@ -245,12 +252,11 @@ def request_infos(data: bytes) -> None:
         return
     target = raw.decode("ascii")
     info = requestinfo.request_info(method, target)
-    assert info == requestinfo._read(method, target)
+    assert requestinfo.understand(method.encode(), raw) == (info, requestinfo.long_running(info, target))
     for text in (info.path, info.resource, info.name, info.namespace, info.subresource, info.api_group, info.verb):
         assert text.isprintable() or not text, repr(text)
     if info.resource_request:
         assert info.verb in VERBS
-    requestinfo.long_running(info, target)
 
 
 def user_tokens(data: bytes) -> None:
@@ -373,7 +379,8 @@ def names(data: bytes) -> None:
         assert "\n" not in str(error)
         return
     identity = _identity(text, text)
-    headers = impersonate.Impersonator("mooring:").headers(identity, "r")
+    _lines, headers = _ours(identity)
+    assert dict(headers)[b"Impersonate-User"] == f"mooring:{text}".encode()
     head = RequestHead(b"GET", b"/", [(b"Host", b"a"), *headers])
     assert parse_request_head(serialize_request(head)) == head
     assert len(text.splitlines()) == 1
