@@ -423,9 +423,9 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def release(self, reusable: bool) -> None:
-        """The request is over."""
+        """The request is over. The pool looks whether the connection still stands when it takes it again."""
         self.request = None
-        if reusable and not self.blocked and not self.closing:
+        if reusable and not self.blocked and self._transport is not None:
             self.reused = True
             if not self._reading:
                 self.resume_reading()
