@@ -87,6 +87,8 @@ MESSAGES = (
         "            if False:\n", RESPONSE),
     off("informational-answers-have-a-bound", 20, "wire/http1_response.py",
         "            if self._informational > MAX_INFORMATIONAL:\n", "            if False:\n", RESPONSE),
+    off("known-lines-have-a-bound", 20, "agent/heads.py", "                if len(self._seen) >= SEEN_MAX:\n",
+        "                if False:\n", UNIT + "agent/test_heads.py"),
     off("chunk-framing-has-a-bound", 20, "wire/http1_response.py",
         "if self._overhead > MAX_CHUNK_OVERHEAD and not self.complete:", "if False:", RESPONSE),
     off("heads-have-their-time", 20, "edge/connection.py",
