@@ -13,6 +13,7 @@ from typing import cast
 
 from mooring.edge.agents import AgentRoute
 from mooring.edge.listener import Listener
+from mooring.edge.routes import Routes
 from mooring.net.http1client import Http1Pool
 
 from support.proxyfakes import World
@@ -85,6 +86,7 @@ class Edge:
     refused: list[tuple[str, str]]
     pool: Http1Pool
     route: AgentRoute
+    routes: Routes
     peers: list[Peer] = field(default_factory=list)
     agent_keys: dict[str, bytes] = field(default_factory=dict)
     ready: dict[str, str] = field(default_factory=dict)

@@ -75,7 +75,7 @@ async def make_edge(tls: Tls, tmp_path: Path) -> AsyncIterator[MakeEdge]:
         routes = Routes(chain=world.chain, agents=agents, rest=RestRoute(pool, settings), builtin=builtin)
         listener = Listener(routes.handle, settings, sweep=world.registry.sweep)
         await listener.start("127.0.0.1", 0, tls.server)
-        edge = Edge(listener, world, tls, accepted, refused, pool, agents, agent_keys=keys, ready=ready)
+        edge = Edge(listener, world, tls, accepted, refused, pool, agents, routes, agent_keys=keys, ready=ready)
         edges.append(edge)
         return edge
 

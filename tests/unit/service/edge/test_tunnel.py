@@ -133,7 +133,7 @@ async def edge(tls: Tls, tmp_path: Path) -> AsyncIterator[Edge]:
     )
     listener = Listener(routes.handle, settings, sweep=world.registry.sweep)
     await listener.start("127.0.0.1", 0, tls.server)
-    edge = Edge(listener, world, tls, [], refused, pool, agents, agent_keys=keys)
+    edge = Edge(listener, world, tls, [], refused, pool, agents, routes, agent_keys=keys)
     yield edge
     for peer in edge.peers:
         peer.abort()

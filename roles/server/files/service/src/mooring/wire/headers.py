@@ -11,7 +11,6 @@ sockets or time, or decide who may do what. Names stay as they were received; co
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
@@ -36,7 +35,11 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Headers that speak of one connection only (RFC 9110 section 7.6.1; `Keep-Alive`, `Proxy-Connection` are older)."""
 
-PLAIN, LENGTH, CODING, CONNECTION, HOP = range(5)
+PLAIN: Final = 0
+LENGTH: Final = 1
+CODING: Final = 2
+CONNECTION: Final = 3
+HOP: Final = 4
 """What a header is to the message that it is part of (see `role`)."""
 _NEVER_NAMED: Final = frozenset((b"content-length", b"host"))
 _ROLES: Final = {b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION}
@@ -66,22 +69,44 @@ class BadMessage(Exception):
         self.reason = reason
 
 
-@dataclass(slots=True)
+# Heads are written out instead of made dataclasses, whose constructors stay Python in a compiled build: each hop makes
+# one for each message.
 class RequestHead:
     """First line and headers of a request; the version is always HTTP/1.1."""
 
-    method: bytes
-    target: bytes
-    headers: Headers
+    __slots__ = ("headers", "method", "target")
+
+    def __init__(self, method: bytes, target: bytes, headers: Headers) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RequestHead):
+            return NotImplemented
+        return (self.method, self.target, self.headers) == (other.method, other.target, other.headers)
+
+    def __repr__(self) -> str:
+        return f"RequestHead({self.method!r}, {self.target!r}, {self.headers!r})"
 
 
-@dataclass(slots=True)
 class ResponseHead:
     """First line and headers of a response; the version is always HTTP/1.1."""
 
-    status: int
-    reason: bytes
-    headers: Headers
+    __slots__ = ("headers", "reason", "status")
+
+    def __init__(self, status: int, reason: bytes, headers: Headers) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ResponseHead):
+            return NotImplemented
+        return (self.status, self.reason, self.headers) == (other.status, other.reason, other.headers)
+
+    def __repr__(self) -> str:
+        return f"ResponseHead({self.status!r}, {self.reason!r}, {self.headers!r})"
 
 
 def is_token(name: bytes) -> bool:
