@@ -11,7 +11,7 @@ valid token there is none: streams are refused with CREDENTIAL.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from mooring.kube.access import BadConfig
 from mooring.kube.client import KubeApi, KubeError
@@ -20,10 +20,10 @@ from mooring.lib.clock import Clock
 from mooring.lib.secrets import Secret
 from mooring.net.fetch import FetchError
 
-SERVICE_ACCOUNT = "mooring-impersonator"
+SERVICE_ACCOUNT: Final = "mooring-impersonator"
 LIFE = 3600
 """Seconds that we ask for; the API server may give less or more."""
-RENEW_AT = 0.8
+RENEW_AT: Final = 0.8
 """Part of its life after which a token is renewed."""
 RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 """Seconds between attempts to get one."""

@@ -15,6 +15,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from mooring.edge.accept import Acceptor, Gate, bind, raise_open_files
 from mooring.edge.connection import Connection
@@ -23,9 +24,9 @@ from mooring.lib import bounds, logging, metrics
 from mooring.proxy.ports import Handler
 from mooring.wire.http1_request import Request
 
-_EVERYBODY = ""
+_EVERYBODY: Final = ""
 
-_log = logging.get("mooring.edge")
+_log: Final = logging.get("mooring.edge")
 
 Route = Callable[[Connection, Request], Handler | None]
 
