@@ -20,7 +20,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from support.road import BIN, Server, until
 from testbed import ControlPlane
@@ -120,6 +120,16 @@ class Echo:
         self._listener.close()
 
 
+class Clients(Protocol):
+    """Who uses the road."""
+
+    def quiet(self) -> None:
+        """Ask the cluster for nothing."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+
 class Bed:
     """Everything that a fault can hit. `up` makes it, the register's teardown removes it."""
 
@@ -135,6 +145,9 @@ class Bed:
         self.agent_clock = Clock(self.folder, "agent")
         self.agent: Process | None = None
         self.postgres = Postgres(register) if postgres else None
+        self.clients: Clients | None = None
+        self.noticed: float | None = None
+        """Of the last fault on a tunnel at rest: seconds until the server's REST API said that the cluster is away."""
         self.echo = Echo(self.link.api)
         self._agent_config = self.folder / "agent.kubeconfig"
 
@@ -207,6 +220,14 @@ class Bed:
         except OSError:
             return False
         return answer.status == 200
+
+    def state(self) -> str:
+        """What the REST API says of the cluster: connected, disconnected..."""
+        try:
+            answer = self.server.call("GET", f"/api/v1/clusters/{CLUSTER}", token=self.server.admin_token)
+        except OSError:
+            return ""
+        return str(answer.json()["state"]) if answer.status == 200 else ""
 
     def tokens_of_agent(self) -> int:
         """How often the agent got a token for the API server, since the bed is up."""

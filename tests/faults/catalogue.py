@@ -26,6 +26,7 @@ from faults.bed import Bed, kill
 Inject = Callable[[Bed, float], Iterator[None]]
 DATA = frozenset({"write", "read", "watch", "talk"})
 ALL = DATA | {"rest"}
+REST = 10.0  # seconds without a stream, after which a tunnel is at rest (docs/protocol/tunnel.md, section 7), and some
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,28 @@ def tunnel_mute(bed: Bed, hold: float) -> Iterator[None]:
     time.sleep(hold)
     yield
     bed.link.clean()
+
+
+def _at_rest(asked: bool, **rule: bool) -> Inject:
+    """A link that breaks while nobody uses the tunnel. `asked`: clients come at once, and not when that was noticed."""
+
+    def inject(bed: Bed, hold: float) -> Iterator[None]:
+        assert bed.clients is not None
+        bed.clients.quiet()
+        try:
+            time.sleep(REST)
+            bed.link.rule(bed.link.server, **rule)
+            if not asked:
+                cut = time.monotonic()
+                until("the server knows that the agent is away", lambda: bed.state() == "disconnected", 60)
+                bed.noticed = time.monotonic() - cut
+        finally:
+            bed.clients.resume()
+        time.sleep(hold)
+        yield
+        bed.link.clean()
+
+    return inject
 
 
 def tunnel_bad(bed: Bed, hold: float) -> Iterator[None]:
@@ -222,6 +245,13 @@ FAULTS: tuple[Fault, ...] = (
           untouched=frozenset({"rest"}), hold_max=30),
     Fault("server-deaf", "half-open link: the server hears nothing of the agent", tunnel_mute, 25, 12,
           untouched=frozenset({"rest"}), hold_max=30, quick=False),
+    Fault("rest-agent-deaf", "half-open link while nobody uses the tunnel: the agent hears nothing",
+          _at_rest(False, cut_to_far=True), 2, 12, untouched=frozenset({"rest"}), quick=False),
+    Fault("rest-server-deaf", "half-open link while nobody uses the tunnel: the server hears nothing of the agent",
+          _at_rest(False, cut_to_near=True), 2, 12, untouched=frozenset({"rest"}), quick=False),
+    Fault("rest-then-asked", "the link is cut while nobody uses the tunnel, and then clients come",
+          _at_rest(True, cut_to_far=True, cut_to_near=True), 18, 12, untouched=frozenset({"rest"}), quick=False,
+          hold_max=30),
     Fault("bad-link", "3 % loss and 20 ms delay each way", tunnel_bad, 5, 10, untouched=ALL),
     Fault("api-link-cut", "the link between agent and API server is cut for 5 s", api_link_cut, 5, 10,
           codes=frozenset({503, 504}), untouched=frozenset({"rest"}), quick=False),

@@ -22,7 +22,8 @@ PATIENCE = 90.0
 @dataclass
 class Result:
     """What came out. `recovery`: seconds from the healing until every channel had worked; `longest`: how long a client
-    waited for bad news; `seen`: outcomes by channel; `problems`: what should not have been."""
+    waited for bad news; `seen`: outcomes by channel; `problems`: what should not have been; `noticed`: seconds until
+    the server said that the cluster is away, where nobody asked."""
 
     name: str
     title: str
@@ -33,6 +34,7 @@ class Result:
     seen: dict[str, dict[str, int]]
     messages: list[str]
     problems: list[str]
+    noticed: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,6 +58,7 @@ def drill(probes: Probes, fault: Fault, hold: float | None = None) -> Result:
     lasts = fault.hold if hold is None else hold
     wait(probes, time.monotonic(), f"before {fault.name}")
     start = verdict.mark(probes)
+    probes.bed.noticed = None
     steps = fault.inject(probes.bed, lasts)
     next(steps)
     healed = time.monotonic()
@@ -83,4 +86,5 @@ def drill(probes: Probes, fault: Fault, hold: float | None = None) -> Result:
         verdict.summary(outcomes),
         messages[:12],
         problems,
+        None if probes.bed.noticed is None else round(probes.bed.noticed, 1),
     )

@@ -129,6 +129,8 @@ class Channel(ABC):
         self.client = Client(bed)
         self.outcomes: list[Outcome] = []
         self._stop = threading.Event()
+        self._going = threading.Event()
+        self._going.set()
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self.crash: BaseException | None = None
 
@@ -143,9 +145,17 @@ class Channel(ABC):
         assert not self._thread.is_alive(), f"the probe {self.name} does not end"
         self.client.close()
 
+    def quiet(self) -> None:
+        """Ask for nothing until `resume`; a stream is ended, and that is no outcome."""
+        self._going.clear()
+
+    def resume(self) -> None:
+        self._going.set()
+
     @property
     def stopping(self) -> bool:
-        return self._stop.is_set()
+        """Whether a stream is to end: for good, or for a pause."""
+        return self._stop.is_set() or not self._going.is_set()
 
     def note(self, began: float, kind: str, code: int = 0, detail: str = "", request_id: str = "") -> None:
         self.outcomes.append(Outcome(began, time.monotonic(), kind, code, detail, request_id))
@@ -162,11 +172,14 @@ class Channel(ABC):
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
+                if not self._going.wait(0.1):
+                    continue
                 began = time.monotonic()
                 try:
                     self.step()
                 except Closed as error:
-                    self.note(began, "closed", detail=str(error))
+                    if self._going.is_set():
+                        self.note(began, "closed", detail=str(error))
                 except Hang as error:
                     if not self._stop.is_set():
                         self.note(began, "hang", detail=str(error))
@@ -302,6 +315,13 @@ class Watch(Channel):
 
     def stop(self) -> None:
         super().stop()
+        self._end()
+
+    def quiet(self) -> None:
+        super().quiet()
+        self._end()
+
+    def _end(self) -> None:
         if self._sock is not None:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # nothing more comes, and a watch would wait for it
@@ -424,8 +444,18 @@ class Probes:
             self.channels[channel.name] = channel
 
     def start(self) -> None:
+        self.bed.clients = self
         for channel in self.channels.values():
             channel.start()
+
+    def quiet(self) -> None:
+        """Nobody asks the cluster for anything. (The REST API is asked still: that does not go to the cluster.)"""
+        for channel in (self.write, self.read, self.watch, self.talk):
+            channel.quiet()
+
+    def resume(self) -> None:
+        for channel in self.channels.values():
+            channel.resume()
 
     def worked_since(self, moment: float) -> dict[str, float | None]:
         """For each channel, when its first operation after `moment` had worked. For a watch: a write made after it."""

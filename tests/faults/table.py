@@ -44,7 +44,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             lines.append(f"| {fault.title} | not measured (`make faults LONG=1`) | | | {fault.bound:.0f} s | |")
             continue
         wrong = "none" if not row["problems"] else "; ".join(row["problems"]).replace("|", "/")
-        cells = [fault.title, seen(row), f"{row['longest']:.1f} s", f"{row['recovery']:.1f} s"]
+        news = f"{row['longest']:.1f} s" if row.get("noticed") is None else f"{row['noticed']:.1f} s, unasked"
+        cells = [fault.title, seen(row), news, f"{row['recovery']:.1f} s"]
         lines.append(f"| {' | '.join(cells)} | {fault.bound:.0f} s | {wrong} |")
     return "\n".join(lines)
 

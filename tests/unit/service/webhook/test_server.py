@@ -141,9 +141,13 @@ async def test_nobody_else_is_answered(bed: Bed) -> None:
             await bed.call("POST", "/authenticate", bed.review, pair=pair)
 
 
-async def test_a_session_that_is_taken_up_again_brings_no_certificate_of_before(bed: Bed) -> None:
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_session_that_is_taken_up_again_brings_no_certificate_of_before(
+    bed: Bed, version: ssl.TLSVersion
+) -> None:
     """No session can be: each connection shows its certificate."""
     context = bed.certificates.towards(bed.certificates.client)
+    context.maximum_version = version
 
     def sessions() -> list[bool]:
         reused = []
