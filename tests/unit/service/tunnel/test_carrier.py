@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable
 from random import Random
 from typing import Any
@@ -226,6 +227,18 @@ async def test_a_connection_that_dies_ends_every_stream_on_both_sides(connect: A
         assert sink.code is Code.UPSTREAM_UNREACHABLE
     await asyncio.wait_for(ends.server.wait_closed(), DEADLINE)
     await asyncio.wait_for(ends.agent.wait_closed(), DEADLINE)
+
+
+@pytest.mark.parametrize(("code", "reset"), [(Code.TIMEOUT, 1), (Code.SHUTDOWN, 0)])
+async def test_a_peer_that_is_given_up_is_told_by_a_reset(connect: Any, code: Code, reset: int) -> None:
+    """A half-open link: the FIN of an agent waited behind its PING, which nobody acknowledged. The server took the
+    agent for connected until its own kernel gave up, 15 s after the next PULSE."""
+    ends: Ends = await connect(serve)
+    link: Any = ends.agent._link
+    sock = link._buffer.transport.get_extra_info("socket")
+    ends.agent.close(code, "nothing was received for 20 s")
+    assert struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0] == reset
+    await asyncio.wait_for(ends.server.wait_closed(), DEADLINE)
 
 
 @pytest.mark.parametrize("who", ["server", "agent"])

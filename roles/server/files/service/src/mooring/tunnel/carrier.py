@@ -12,6 +12,7 @@ frames of one turn leave in one TLS write and one system call.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging as std_logging
 import socket
@@ -53,6 +54,7 @@ _HANDSHAKE_HEADERS = frozenset(
     (b"host", b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key", b"sec-websocket-protocol")
 )
 _INT = struct.Struct("i")
+_LINGER = struct.Struct("ii")
 SMALL = 8 * 1024  # bytes: a copy of so much costs less than a view of it
 # Members of picows' enumerations are looked up by name in Python: a third of a microsecond each time.
 _BINARY = WSMsgType.BINARY
@@ -202,8 +204,18 @@ class _Connection(WSListener):
         clean = code in (Code.NO_ERROR, Code.SHUTDOWN)
         text = reason.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore")
         ws.send_close(WSCloseCode.GOING_AWAY if clean else WSCloseCode.POLICY_VIOLATION, text.encode())
+        if code is Code.TIMEOUT:
+            self._end_by_reset()
         ws.disconnect()
         self._closer = self._loop.call_later(CLOSE_TIMEOUT, ws.disconnect, False)
+
+    def _end_by_reset(self) -> None:
+        """Close by RST, not FIN. While sent bytes are not acknowledged TCP sends nothing new, nor a FIN; but a peer
+        that we do not hear any more may hear us, and would learn of the end when its own kernel gives up."""
+        if self._buffer is not None:
+            with contextlib.suppress(OSError, ValueError):  # not TCP, or closed meanwhile
+                sock = self._buffer.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(1, 0))
 
     # -- called by picows
 
