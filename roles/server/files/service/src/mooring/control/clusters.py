@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cluster controller: what the hub sees of agents becomes the clusters' state in the store.
 
-Callbacks only note what they heard and wake one writer, which writes all that changed in one transaction and at most
+Callbacks only note what they heard and wake one writer, which writes all that changed in few transactions and at most
 once a second: a flapping or talkative agent cannot keep the database busy. When the database is away, what was noted
 waits. It also ends the sessions of agents that lost their right: cluster deleted, or key changed.
 """
@@ -21,6 +21,7 @@ from mooring.store.ports import Store, StoreUnavailable
 from mooring.store.records import Cluster, ClusterStatus
 
 WRITE_EVERY: Final = 1.0  # seconds between two writes, at least
+WRITE_AT_ONCE: Final = 200  # clusters in one transaction: what it takes in memory stays taken, between what lives long
 RETRY_MOST: Final = 30.0  # seconds between two tries while the database is away, at most
 SETTLE: Final = 15.0  # seconds for the workers to join a control process that was replaced
 RESTARTED: Final = "the server was restarted; waiting for the agent"
@@ -102,23 +103,26 @@ class ClusterController:
 
     async def flush(self) -> None:
         """Write what changed, now. What could not be written stays noted. Raises StoreUnavailable."""
-        dirty, self._dirty = self._dirty, set()
-        if not dirty:
-            return
-        try:
-            async with self._store.write() as tx:
-                changed: dict[str, ClusterStatus] = {}
-                for cluster in await tx.clusters.get_many(sorted(dirty)):
-                    observed = self._observed.get(cluster.id)
-                    if observed is None:
-                        continue
-                    status = merge(cluster, observed, self._clock.now())
-                    if status != _stored(cluster):
-                        changed[cluster.id] = status
-                await tx.clusters.set_statuses(changed)
-        except BaseException:
-            self._dirty |= dirty
-            raise
+        dirty, self._dirty = sorted(self._dirty), set()
+        while dirty:
+            try:
+                await self._write(dirty[:WRITE_AT_ONCE])
+            except BaseException:
+                self._dirty.update(dirty)
+                raise
+            del dirty[:WRITE_AT_ONCE]
+
+    async def _write(self, cluster_ids: list[str]) -> None:
+        async with self._store.write() as tx:
+            changed: dict[str, ClusterStatus] = {}
+            for cluster in await tx.clusters.get_many(cluster_ids):
+                observed = self._observed.get(cluster.id)
+                if observed is None:
+                    continue
+                status = merge(cluster, observed, self._clock.now())
+                if status != _stored(cluster):
+                    changed[cluster.id] = status
+            await tx.clusters.set_statuses(changed)
 
     # --- heard from the hub and the index; these must not wait ------------------------------------------------------
 
