@@ -292,7 +292,7 @@ SERVER: tuple[Guard, ...] = (
     off("groups-that-lose-a-right-reach-the-endpoint", 21, "control/endpointbook.py",
         "        if groups:\n            found.update(", "        if False:\n            found.update(", AS_THE_PROXY),
     off("other-ends-reach-the-endpoint", 21, "control/endpointbook.py", "    if facts:\n", "    if False:\n",
-        CONTROLLER + "::test_a_binding_that_ends_says_until_when", AS_THE_PROXY),
+        BOOK_OF_TOKENS + "::test_another_end_of_the_same_binding_concerns_whom_it_lets_in"),
     off("an-endpoint-that-is-off-is-empty", 21, "control/endpoints.py",
         "shards = dict(known.shards) if facts.settings is not None else {}", "shards = dict(known.shards)",
         CONTROLLER + "::test_turning_it_off_empties_the_cluster"),

@@ -182,6 +182,22 @@ class Both:
         }
 
 
+def test_another_end_of_the_same_binding_concerns_whom_it_lets_in() -> None:
+    """Nobody came or went, and yet a shard says until when."""
+    book, index = TokenBook(), Index()
+    by_name, by_group, other = (replace(user, groups=()) for user in USERS[:3])
+    by_group = replace(by_group, groups=(GROUPS[0],))
+    index.apply(Delta(users={user.id: user for user in (by_name, by_group, other)}))
+    for user in (by_name, by_group, other):
+        book.put(make.endpoint_token(user, CLUSTERS[0]))
+
+    def ends(name: float, group: float) -> Members:
+        return Members({by_name.id: "m-0"}, {GROUPS[0][0]: "m-1"}, {"m-0": name, "m-1": group})
+
+    assert book.moved(ends(NOW + 5, NOW + 5), ends(NOW + 50, NOW + 5), index) == {by_name.id}
+    assert book.moved(ends(NOW + 5, NOW + 5), ends(NOW + 5, NOW + 50), index) == {by_group.id}
+
+
 @settings(max_examples=200)
 @given(st.lists(st.one_of(changes(), st.floats(0, 20)), min_size=1, max_size=12))
 def test_the_shards_let_in_whom_the_proxy_lets_in(steps: list[Delta | float]) -> None:
