@@ -32,6 +32,9 @@ from mooring.bus.channel import Channel
 from mooring.lib import heap, logging
 from mooring.lib.errors import MooringError
 
+ALONE_MOST = 20.0
+"""Seconds for a process to end by itself when its supervisor has died."""
+
 
 class Part(Protocol):
     """What the two kinds of processes have in common."""
@@ -113,6 +116,8 @@ class _Child:
     def _alone(self, channel: Channel[ToChild]) -> None:
         if not self._begin.done():
             os._exit(1)
+        # Whatever it waits for while it stops: nobody is there any more who would end it.
+        asyncio.get_running_loop().call_later(ALONE_MOST, os._exit, 1)
         self._stop.set()
 
 
