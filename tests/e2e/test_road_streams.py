@@ -246,7 +246,9 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def test_cp_of_100_megabytes_there_and_back(bob: Kubectl, pod: str, tmp_path: Path) -> None:
+def test_cp_of_100_megabytes_there_and_back(
+    bob: Kubectl, pod: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     there, back = tmp_path / "there", tmp_path / "back"
     with there.open("wb") as file:
         for _unused in range(100):
@@ -254,7 +256,11 @@ def test_cp_of_100_megabytes_there_and_back(bob: Kubectl, pod: str, tmp_path: Pa
     bob("cp", "-c", "main", str(there), f"bobs/{pod}:/tmp/there", timeout=300)
     in_pod = bob("-n", "bobs", "exec", pod, "-c", "main", "--", "sha256sum", "/tmp/there").split()[0]
     assert in_pod == checksum(there)
-    bob("cp", "-c", "main", f"bobs/{pod}:/tmp/there", str(back), timeout=300)
+    # Over SPDY kubectl sends a ping every 5 s. One that comes when the container has just ended makes kube-apiserver
+    # drop what it still has to bring: its proxy ends both directions when one ends (kubernetes/kubernetes#60140). Then
+    # kubectl goes on where it was; a byte that we lost would be seen in the checksum.
+    again = ["--retries=3"] if "spdy" in request.node.name else []
+    bob("cp", *again, "-c", "main", f"bobs/{pod}:/tmp/there", str(back), timeout=300)
     assert checksum(back) == checksum(there)
     bob("-n", "bobs", "exec", pod, "-c", "main", "--", "python3", "-c", "import os; os.remove('/tmp/there')")
 
