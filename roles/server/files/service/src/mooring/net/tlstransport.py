@@ -289,7 +289,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                     break
         finally:
             self._draining = False
-        if self._outgoing.pending:
+        if self._outgoing.pending > 0:
             self._flush()  # answers of TLS itself
         if self._closing:
             self._discard()
