@@ -221,6 +221,7 @@ async def test_a_fault_of_ours_lets_nobody_in(bed: Bed, monkeypatch: pytest.Monk
         assert status == 500
         assert b"authenticated" not in answer
         assert b"allowed" not in answer
+        assert b"the log of kube-api-auth" in answer  # the port's own answer: the connection lives on
 
 
 async def test_health_needs_no_certificate_and_readiness_a_copy(certificates: Certificates) -> None:
