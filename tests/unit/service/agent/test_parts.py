@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mooring.agent.apiserver import is_long_running, is_proxied
+from mooring.agent.apiserver import ApiServer, is_long_running, is_proxied
+from mooring.agent.dispatch import check_head, passed
 from mooring.agent.health import MAX_HEAD, Health
 from mooring.agent.identity import (
     BadIdentity,
@@ -21,8 +23,10 @@ from mooring.agent.identity import (
     new_key,
     registered,
 )
+from mooring.kube.access import ApiServerConfig
 from mooring.kube.client import KubeApi, KubeError
 from mooring.lib.secrets import Secret
+from mooring.wire.headers import parse_request_head
 
 from .fakes import FakeKube
 
@@ -45,6 +49,18 @@ from .fakes import FakeKube
 def test_which_requests_may_stay_silent(target: bytes, long: bool) -> None:
     assert is_long_running(target, upgrade=False) is long
     assert is_long_running(target, upgrade=True)
+
+
+async def test_the_token_that_was_sent_is_kept_as_a_secret_only() -> None:
+    context = ssl.create_default_context()
+    config = ApiServerConfig(host="10.0.0.1", port=6443, own_tls=context, stream_tls=context, server_name="kubernetes")
+    api = ApiServer(config, 1)
+    head = parse_request_head(b"GET / HTTP/1.1\r\nHost: apiserver\r\nImpersonate-User: mooring:bob\r\n\r\n")
+    for text in ("first-token", "first-token", "second-token"):
+        sent = api.head(passed(head, check_head(head)), Secret(text))
+        assert sent.startswith(b"GET / HTTP/1.1\r\nHost: 10.0.0.1:6443\r\nAuthorization: Bearer %b\r\n" % text.encode())
+        assert "-token" not in repr(vars(api))
+    await api.aclose()
 
 
 def test_what_comes_from_a_program_in_the_cluster() -> None:

@@ -35,7 +35,7 @@ class ApiServer:
     def __init__(self, config: ApiServerConfig, max_connections: int) -> None:
         self.authority = config.authority
         self._token: Secret | None = None
-        self._ours = b""
+        self._ours = Secret("")  # header lines with the token, kept for the next request
         self._pool = Http1Pool(
             tcp_connector(config.host, config.port, config.stream_tls, config.server_name),
             name="the cluster's kube-apiserver",
@@ -51,9 +51,10 @@ class ApiServer:
         """What kube-apiserver gets: Host and the token first. Raises ValueError for a token that cannot be sent."""
         if token is not self._token:
             bearer = b"Bearer " + token.reveal().encode("ascii")
-            self._ours = header_lines([(b"Host", self.authority), (b"Authorization", bearer)])
-            self._token = token
-        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (request.method, request.target, self._ours, request.lines)
+            lines = header_lines([(b"Host", self.authority), (b"Authorization", bearer)])
+            self._ours, self._token = Secret(lines.decode("ascii")), token
+        ours = self._ours.reveal().encode("ascii")
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (request.method, request.target, ours, request.lines)
 
     async def call(self, head: RequestHead, body: bytes, deadline: float) -> Answer:
         """A small request and its whole answer within `deadline` seconds. Raises FetchError."""
