@@ -8,8 +8,8 @@ Parts stand in lanes, and lanes run side by side: each part of one lane after th
 debootstrap work while the checks do; on a warm one the checks fill, at low priority, what the tests on real clusters
 and machines leave of the processors while they wait. Those have deadlines, so there is one lane of each and no more (a
 fourth one makes all of them slower, and the whole not shorter).
-The faults mostly wait, and do so beside them; the tests of policies and of the authorized endpoint, which need clusters
-too, follow them there. A kubeadm cluster is made of machines, so its part goes before molecule's.
+The faults mostly wait, and do so beside them; the tests of the authorized endpoint, which need clusters too, follow
+them there. A kubeadm cluster is made of machines, so its part goes before molecule's.
 
 This file must not know how a check works: each part is a command that a developer can run by hand, and is printed.
 """
@@ -113,8 +113,8 @@ def parts() -> list[Part]:
             lane="clusters",
         ),
         pytest("security", "--timeout=300", "tests/security", group="security", deadline=900, lane="clusters"),
+        pytest("policies", "--timeout=600", "tests/e2e/policies", group="e2e", deadline=1800, lane="clusters"),
         pytest("faults", "tests/faults", group="faults", deadline=2700, lane="faults"),
-        pytest("policies", "--timeout=600", "tests/e2e/policies", group="e2e", deadline=1800, lane="faults"),
         pytest(
             *("endpoint", "--timeout=600", "tests/e2e/endpoint", f"--ignore={KUBEADM}"),
             group="e2e",

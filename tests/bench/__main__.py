@@ -85,7 +85,8 @@ def run(name: str, asked: Options, made: tuple[Path, builds.Build, list[builds.B
                 shutil.copy(log, logs / f"{log.parent.name}-{log.name}")
         shutil.rmtree(folder, ignore_errors=True)
     facts["took_s"] = round(time.monotonic() - begin, 1)
-    found.put(name, rows=bench.rows, values={} if error else bench.values, error=error, facts=facts)
+    values, others = ({}, {}) if error else (bench.values, bench.others)
+    found.put(name, rows=bench.rows, values=values, others=others, error=error, facts=facts)
     print(f"[bench] {name}: {f'FAILED: {error}' if error else 'done'} in {facts['took_s']:.0f} s", flush=True)
     return not error
 

@@ -31,6 +31,8 @@ class Bench:
     trust: Trust
     rows: list[Row] = field(default_factory=list)
     values: dict[str, float] = field(default_factory=dict)
+    others: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same figures of other roads of ours, by road: no goals, but what one would ask next."""
 
     def say(self, text: str) -> None:
         """Tell the person in front of it."""

@@ -37,10 +37,18 @@ class Results:
             pass  # there was no run before this one
 
     def put(
-        self, name: str, *, rows: list[Row], values: Mapping[str, float], error: str, facts: Mapping[str, Any]
+        self,
+        name: str,
+        *,
+        rows: list[Row],
+        values: Mapping[str, float],
+        error: str,
+        facts: Mapping[str, Any],
+        others: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        """Keep what a scenario found; `facts` are those of the run."""
-        self.scenarios[name] = {"rows": rows, "values": dict(values), "error": error, **facts}
+        """Keep what a scenario found; `facts` are those of the run, `others` the values of other roads of ours."""
+        kept = {road: dict(found) for road, found in (others or {}).items()}
+        self.scenarios[name] = {"rows": rows, "values": dict(values), "others": kept, "error": error, **facts}
 
     def goals(self) -> dict[str, dict[str, Any]]:
         """The goals, of all scenarios that did not fail."""

@@ -76,6 +76,20 @@ def goal_rows(found: Results) -> list[list[str]]:
     return out
 
 
+def other_rows(found: Results) -> list[list[str]]:
+    """The same figures of other roads of ours, under a line of headings; empty when none was measured."""
+    values: dict[str, dict[str, float]] = {}
+    for scenario in found.scenarios.values():
+        for road, figures in scenario.get("others", {}).items():
+            values.setdefault(road, {}).update(figures)
+    lines = [
+        [goal.name, *(f"{figures[goal.name]:.3g}" if goal.name in figures else "" for figures in values.values())]
+        for goal in goals.GOALS
+    ]
+    lines = [line for line in lines if any(line[1:])]
+    return [["the same for", *values], *lines] if lines else []
+
+
 GOAL_HEAD = ["goal", "value", "wanted", "unit", "", "what"]
 
 
@@ -110,6 +124,8 @@ def text(found: Results, names: Sequence[str]) -> str:
     quick = [goal.name for goal in goals.GOALS if goal.scenario in ("rates", "bulk")]
     shown_goals = [line for line in goal_rows(found) if "quick" not in names or line[0] in quick]
     out += ["", aligned(GOAL_HEAD, shown_goals)]
+    if (others := other_rows(found)) and {"rates", "bulk", "quick"} & set(names):
+        out += ["", aligned(others[0], others[1:])]
     return "\n".join(out)
 
 
@@ -133,6 +149,8 @@ def comparison(found: Results) -> str:
 def page(found: Results, machine: dict[str, Any]) -> str:
     """The part of docs/performance.md that is made."""
     out = [BEGIN, "", markdown(GOAL_HEAD, goal_rows(found)), ""]
+    if others := other_rows(found):
+        out += [markdown(others[0], others[1:]), ""]
     order = [name for name in dict.fromkeys(goal.scenario for goal in goals.GOALS) if name in found.scenarios]
     if any(found.scenarios[name]["load_before"] > BUSY * machine.get("processors", 1) for name in order):
         out += [

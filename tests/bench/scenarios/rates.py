@@ -8,7 +8,7 @@ connections. CPU time is that of all processes of server and agent over the same
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench import roads, stats, wrk
@@ -20,6 +20,7 @@ from bench.upstream import BULK, SMALL, nginx, stub
 CONNECTIONS = (1, 8, 32, 128)
 QUICK_CONNECTIONS = (1, 32)
 BULK_CONNECTIONS = 4
+THEIRS = ("direct", "nginx", "peer")
 PERCENTILES = ("50", "90", "99")
 
 
@@ -129,12 +130,16 @@ def small(bench: Bench, ways: Sequence[Road], counts: Sequence[int]) -> None:
     """The 3 KB body. Raises Failed."""
     runs = measure(ways, SMALL, counts, bench.options.rounds, bench.options.seconds)
     bench.rows += [row(way.name, "3 KB", count, runs[way.name, count]) for count in counts for way in ways]
-    mine = bench.build.name
-    ours1, ours32, theirs1, theirs32 = runs[mine, 1], runs[mine, 32], runs["peer", 1], runs["peer", 32]
+    keep(bench, ways, lambda name: small_figures(runs, name))
+
+
+def small_figures(runs: Runs, name: str) -> dict[str, float]:
+    """The goals' figures of one road. Raises Failed."""
+    ours1, ours32, theirs1, theirs32 = runs[name, 1], runs[name, 32], runs["peer", 1], runs["peer", 32]
     if cpu_per_request(theirs32) <= 0:
         raise Failed("the peer's CPU time could not be read")
     added = [a.load.latency["50"] - b.load.latency["50"] for a, b in zip(ours1, runs["direct", 1], strict=True)]
-    bench.values |= {
+    return {
         "cpu_per_request_ratio": cpu_per_request(ours32) / cpu_per_request(theirs32),
         "p50_c1_ratio": ratio(ours1, theirs1, "50"),
         "added_latency_ms": stats.median(added),
@@ -148,7 +153,17 @@ def bulk(bench: Bench, ways: Sequence[Road]) -> None:
     count = BULK_CONNECTIONS
     runs = measure(ways, BULK, (count,), bench.options.rounds, bench.options.seconds)
     bench.rows += [row(way.name, "10 MB", count, runs[way.name, count]) for way in ways]
-    bench.values["bulk_ratio"] = stats.paired_ratio(
-        [run.load.megabytes for run in runs[bench.build.name, count]],
-        [run.load.megabytes for run in runs["peer", count]],
+    theirs = [run.load.megabytes for run in runs["peer", count]]
+    keep(
+        bench,
+        ways,
+        lambda name: {"bulk_ratio": stats.paired_ratio([run.load.megabytes for run in runs[name, count]], theirs)},
     )
+
+
+def keep(bench: Bench, ways: Sequence[Road], figures: Callable[[str], dict[str, float]]) -> None:
+    """The figures of the road that the goals are for, and of our others. Raises what `figures` does."""
+    bench.values |= figures(bench.build.name)
+    for name in (way.name for way in ways):
+        if name not in (*THEIRS, bench.build.name):
+            bench.others.setdefault(name, {}).update(figures(name))

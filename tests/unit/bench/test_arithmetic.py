@@ -64,6 +64,25 @@ def test_a_scenario_that_failed_shows_and_gives_no_figure(tmp_path: Path) -> Non
     assert "ERROR: the peer is missing" in table.page(found, {})
 
 
+def test_other_builds_stand_beside_the_goals_and_are_none(tmp_path: Path) -> None:
+    found = Results(tmp_path / "results.json", afresh=True)
+    facts = {"at": "now", "commit": "c", "load_before": 0.1, "took_s": 1.0}
+    found.put("exec", rows=[], values={"exec_per_s": 700.0}, error="", facts=facts)
+    assert table.other_rows(found) == []
+    assert "the same for" not in table.page(found, {})
+    others = {"compiled": {"throughput_c32_ratio": 1.25}, "mooring-1": {"throughput_c32_ratio": 0.9}}
+    found.put("rates", rows=[], values={"throughput_c32_ratio": 1.0}, others=others, error="", facts=facts)
+    found.put("bulk", rows=[], values={}, others={"compiled": {"bulk_ratio": 1.5}}, error="", facts=facts)
+    assert table.other_rows(found) == [
+        ["the same for", "compiled", "mooring-1"],
+        ["throughput_c32_ratio", "1.25", "0.9"],
+        ["bulk_ratio", "1.5", ""],
+    ]
+    assert found.goals()["throughput_c32_ratio"] == {"value": 1.0, "goal": 1.2, "unit": "x peer", "met": False}
+    assert "| throughput_c32_ratio | 1.25 | 0.9 |" in table.page(found, {})
+    assert "the same for" in table.text(found, ["rates"])
+
+
 def test_wrk_output_is_read_or_refused() -> None:
     load = wrk.parse(
         'Running 3s test\nBENCH {"requests":300,"seconds":3.0,"bytes":3000000,"errors":0,"latency":{"50":1.5}}\n'

@@ -193,6 +193,15 @@ def test_a_token_written_to_a_file_is_not_shown(api: FakeApi, home: Path, moorin
     assert "canary" in mooring("token", "create").output
 
 
+def test_a_revoked_token_looked_alive_in_the_list(api: FakeApi, mooring: Callable[..., Result]) -> None:
+    revoked = {**TOKEN, "id": "t-2", "revoked_at": "2026-11-29T18:43:26.242Z"}
+    api.answer("GET", "/api/v1/tokens?limit=200", {"items": [{**TOKEN, "revoked_at": None}, revoked], "next": None})
+    head, alive, dead = mooring("token", "list").output.splitlines()
+    assert "REVOKED" in head
+    assert "2026-11-29T18:43" not in alive
+    assert "2026-11-29T18:43:26.242Z" in dead
+
+
 def test_an_endpoint_is_shown_with_what_the_agent_says(api: FakeApi, mooring: Callable[..., Result]) -> None:
     api.answer("GET", "/api/v1/clusters/lab/endpoint", ENDPOINT)
     shown = dict(line.split(None, 1) for line in mooring("cluster", "endpoint", "show", "lab").output.splitlines())

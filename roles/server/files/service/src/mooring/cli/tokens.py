@@ -20,6 +20,7 @@ _COLUMNS = (
     ("CLUSTER", "cluster"),
     ("FOR", "audience"),
     ("EXPIRES", "expires_at"),
+    ("REVOKED", "revoked_at"),
     ("LAST USED", "last_used_at"),
     ("DESCRIPTION", "description"),
 )

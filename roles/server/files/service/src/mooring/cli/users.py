@@ -67,7 +67,12 @@ def create(
 @user.command()
 @click.argument("name", type=USER)
 @click.option("--display-name", help="The person's name.")
-@click.option("--enable/--disable", "enabled", default=None, help="A disabled user's tokens are refused at once.")
+@click.option(
+    "--enable/--disable",
+    "enabled",
+    default=None,
+    help="Disabling revokes all of the user's tokens; enabling does not bring them back.",
+)
 @click.option("--group", "groups", type=NameOf("groups"), multiple=True, help="The groups, all of them (repeatable).")
 @click.option("--no-groups", is_flag=True, help="Take the user out of all groups.")
 @click.option("--password-file", type=click.Path(path_type=Path), help="File with a new password.")
