@@ -127,6 +127,7 @@ def test_nobody_makes_themselves_more_than_they_are(
     server = road.server
     mallory = road.person(fresh_name("mallory"), clusters=[road.a])
     victim = road.person(fresh_name("victim"), clusters=[road.a, road.b])
+    equal = road.person(fresh_name("equal"), clusters=[road.a])  # has no right that mallory lacks, and is another
     theirs = server.api("GET", "/whoami", token=victim.token)["token"]["id"]
     me = mallory.name
     attempts: list[tuple[str, str, Any, set[int]]] = [
@@ -142,6 +143,7 @@ def test_nobody_makes_themselves_more_than_they_are(
         ("POST", "/users/me/password", {"old": "wrong", "new": "x" * 20}, {401, 403, 422}),
         ("POST", "/tokens", {"user": victim.name}, {403}),
         ("POST", "/tokens", {"user": victim.id}, {403}),
+        ("POST", "/tokens", {"user": equal.name}, {403}),
         ("POST", "/tokens", {"user": "admin"}, {403}),
         ("POST", "/tokens", {"cluster": "bow"}, {422}),
         ("POST", "/tokens", {"ttl_seconds": 10**9}, {400, 422}),
