@@ -31,6 +31,7 @@ from faults.bed import CLUSTER, NAMESPACE, Bed
 
 HANG: Final = 45.0
 """Seconds in which anything must have an answer or an end: a dead peer is found in 15, and a busy machine waits."""
+GONE: Final = 410
 PREFIX: Final = f"/k8s/clusters/{CLUSTER}"
 MAPS: Final = f"{PREFIX}/api/v1/namespaces/{NAMESPACE}/configmaps"
 
@@ -75,7 +76,7 @@ class Client:
 
     def __init__(self, bed: Bed) -> None:
         self._server = bed.server
-        self._context = ssl.create_default_context(cafile=str(bed.server.ca))
+        self._context = ssl.create_default_context(cafile=bed.server.ca)
         self._connection: http.client.HTTPSConnection | None = None
 
     def connect(self) -> http.client.HTTPSConnection:
@@ -301,7 +302,11 @@ class Rest(Channel):
 
 
 class Watch(Channel):
-    """Follows the ConfigMaps from where it was cut; `seen` are the numbers in the order in which they came."""
+    """Follows the ConfigMaps from where it was cut; `seen` are the numbers in the order in which they came.
+
+    A restarted API server knows no event from before (410 Gone): then all are listed, as every client of a watch does
+    (Kubernetes API concepts, "410 Gone responses").
+    """
 
     name = "watch"
 
@@ -311,6 +316,7 @@ class Watch(Channel):
         self.seen_at: dict[int, float] = {}
         self.request_ids: list[str] = []
         self._version = "0"
+        self._expired = False
         self._sock: socket.socket | None = None
 
     def stop(self) -> None:
@@ -333,12 +339,15 @@ class Watch(Channel):
                 self.note(time.monotonic(), "status", answer.code, refused(answer))
                 return
             self._version = json.loads(answer.body)["metadata"]["resourceVersion"]
+        if self._expired and not self._list():
+            return
         began = time.monotonic()
         response = self.client.start("GET", f"{MAPS}?watch=1&resourceVersion={self._version}")
         request_id = response.getheader("X-Request-Id") or ""
         if response.status != 200:
             answer = Answer(response.status, response.read(), request_id)
             self.note(began, "status", answer.code, refused(answer), request_id)
+            self._expired = answer.code == GONE
             return
         self.request_ids.append(request_id)
         self._sock = self.client.connect().sock
@@ -365,11 +374,30 @@ class Watch(Channel):
             raise Wrong(f"a watch line that is no JSON: {line[:200]!r}") from None
         thing = event.get("object") or {}
         if event.get("type") == "ERROR":
-            raise Wrong(f"the watch cannot be resumed: {thing.get('message')}")
+            self._expired = thing.get("code") == GONE
+            raise (Closed if self._expired else Wrong)(f"the watch cannot be resumed: {thing.get('message')}")
         self._version = thing["metadata"]["resourceVersion"]
+        self._shown(thing)
+
+    def _list(self) -> bool:
+        """Catch up with what was made meanwhile. False: not now."""
+        began = time.monotonic()
+        answer = self.client.call("GET", MAPS)
+        if answer.code != 200:
+            self.note(began, "status", answer.code, refused(answer))
+            return False
+        found = json.loads(answer.body)
+        things = sorted((int(thing["data"]["number"]), thing) for thing in found["items"] if "number" in thing["data"])
+        for number, thing in things:
+            if number not in self.seen_at:
+                self._shown(thing)
+        self._version, self._expired = found["metadata"]["resourceVersion"], False
+        return True
+
+    def _shown(self, thing: dict[str, Any]) -> None:
         number = int(thing["data"]["number"])
         if not right(thing, number):
-            raise Wrong(f"not object {number}: {line[:200]!r}")
+            raise Wrong(f"not object {number}: {str(thing)[:200]}")
         self.seen.append(number)
         self.seen_at[number] = now = time.monotonic()
         self.note(now, "ok", 200)

@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 
 from faults import verdict
-from faults.probe import Answer, Outcome, Probes, Wrong, config_map, refused, right
+from faults.bed import Bed
+from faults.probe import Answer, Client, Closed, Outcome, Probes, Watch, Wrong, config_map, refused, right
 from faults.soak import plan
 
 
@@ -39,6 +40,26 @@ def test_watch_that_loses_repeats_or_reorders_is_noticed(seen: list[int], proble
     watch = SimpleNamespace(seen=seen, seen_at=dict.fromkeys(seen, 0.0))
     found = verdict.watch_gaps(probes(watch=watch), [1, 2, 3])
     assert found == ([] if problem is None else [f"watch: {problem}"])
+
+
+def test_a_watch_that_is_too_old_after_an_api_servers_restart_lists_again() -> None:
+    watch = Watch(cast(Bed, SimpleNamespace(server=SimpleNamespace(ca=None))))
+    watch._event(json.dumps({"type": "ADDED", "object": made(1)}).encode())
+    gone = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version: 1 (9)"}}
+    with pytest.raises(Closed, match="too old"):
+        watch._event(json.dumps(gone).encode())
+    found = {"metadata": {"resourceVersion": "9"}, "items": [made(3), {"data": {"ca.crt": "x"}}, made(1), made(2)]}
+    watch.client = cast(Client, SimpleNamespace(call=lambda *_words: Answer(200, json.dumps(found).encode(), "")))
+    assert watch._list()
+    assert watch.seen == [1, 2, 3]
+    with pytest.raises(Wrong, match="resumed: no"):
+        watch._event(json.dumps({"type": "ERROR", "object": {"code": 500, "message": "no"}}).encode())
+
+
+def made(number: int) -> dict[str, Any]:
+    thing = config_map(number)
+    thing["metadata"]["resourceVersion"] = str(number)
+    return thing
 
 
 def test_request_without_its_record_is_noticed() -> None:

@@ -84,7 +84,7 @@ def _ours(identity: Identity) -> tuple[bytes, Headers]:
 def _says_who(name: bytes) -> bool:
     """Whether some server could take a header of this name for one that says who asks."""
     plain = name.lower().replace(b"_", b"-")
-    return plain.startswith((b"impersonate", b"x-remote-")) or plain in (b"authorization", b"cookie")
+    return (plain + b"-").startswith((b"impersonate-", b"x-remote-")) or plain in (b"authorization", b"cookie")
 
 
 def acting_headers(data: bytes) -> None:

@@ -184,7 +184,7 @@ SMUGGLING = (
     off("no-fragments", 18, "wire/http1_request.py", '    if b"#" in target:\n', "    if False:\n", REQUEST),
     off("no-empty-line-first", 18, "wire/http1_request.py", '        if buffer[0] in b"\\r\\n":\n',
         "        if False:\n", REQUEST),
-    off("upgrades-have-no-body", 18, "wire/http1_request.py", '    if upgrade and body != "none":\n',
+    off("upgrades-have-no-body", 18, "wire/http1_request.py", '    if asks and body != "none":\n',
         "    if False:\n", REQUEST),
     off("expectations-are-known", 18, "wire/http1_request.py",
         'if expects and (len(expects) > 1 or expects[0].lower() != b"100-continue"):', "if False:", REQUEST),

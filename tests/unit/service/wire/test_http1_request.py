@@ -387,6 +387,13 @@ def test_upgrade_that_is_not_ours_is_an_ordinary_request(lines: tuple[str, ...])
     assert not one(raw).upgrade
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "web\x88ocket"])
+def test_a_body_on_an_upgrade_to_an_unknown_protocol_was_refused_as_ambiguous(protocol: str) -> None:
+    for body in ("Content-Length: 5", "Transfer-Encoding: chunked"):
+        with pytest.raises(BadMessage, match="asks for an upgrade must not have a body"):
+            one(head("Connection: Upgrade", f"Upgrade: {protocol}", body))
+
+
 def test_keep_alive_and_expectations_are_read() -> None:
     assert one(head()).keep_alive
     assert not one(head("Connection: Close")).keep_alive

@@ -450,12 +450,12 @@ def _understand(head: RequestHead) -> Request:
     body, length = _framing(lengths, codings)
     if expects and (len(expects) > 1 or expects[0].lower() != b"100-continue"):
         raise BadMessage(417, "the only expectation met here is 100-continue")
-    upgrade = b"upgrade" in options and len(upgrades) == 1 and upgrades[0].lower() in UPGRADES
-    if upgrade and body != "none":
+    asks = bool(upgrades) and b"upgrade" in options  # of whatever protocol: other readers go by that
+    if asks and body != "none":
         raise BadMessage(400, "a request that asks for an upgrade must not have a body")
     return Request(
         head,
-        upgrade=upgrade,
+        upgrade=asks and len(upgrades) == 1 and upgrades[0].lower() in UPGRADES,
         expect_continue=bool(expects) and body != "none",
         keep_alive=b"close" not in options,
         body=body,
