@@ -59,7 +59,9 @@ async def test_the_token_that_was_sent_is_kept_as_a_secret_only() -> None:
     for text in ("first-token", "first-token", "second-token"):
         sent = api.head(passed(head, check_head(head)), Secret(text))
         assert sent.startswith(b"GET / HTTP/1.1\r\nHost: 10.0.0.1:6443\r\nAuthorization: Bearer %b\r\n" % text.encode())
-        assert "-token" not in repr(vars(api))
+        # Asked by name: a compiled class has no __dict__.
+        kept = [getattr(api, name) for name in dir(api) if not name.startswith("__")]
+        assert "-token" not in repr(kept)
     await api.aclose()
 
 
