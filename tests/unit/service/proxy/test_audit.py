@@ -234,6 +234,27 @@ def test_line_that_a_kill_tore_is_ended_and_follows_once_more(tmp_path: Path) ->
     assert [json.loads(line)["request_id"] for line in whole] == [f"r{number}" for number in range(300)]
 
 
+def test_a_line_that_another_worker_wrote_was_ended_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader sees a long append of another process page by page: an empty line came into the log."""
+    path = tmp_path / "a"
+    path.write_bytes(b'{"request_id":"oth')
+    read = os.pread
+
+    def meanwhile(fd: int, size: int, offset: int) -> bytes:
+        found = read(fd, size, offset)
+        if found != b"\n":
+            with path.open("ab") as other:
+                other.write(b'er"}\n')
+        return found
+
+    monkeypatch.setattr(os, "pread", meanwhile)
+    audit = Audit(path)
+    audit.start()
+    audit.record(record(1))
+    audit.close()
+    assert [json.loads(line)["request_id"] for line in path.read_text().split("\n")[:-1]] == ["other", "r1"]
+
+
 def test_disk_that_fills_within_a_line_leaves_whole_records(log: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     write, calls = os.write, []
 

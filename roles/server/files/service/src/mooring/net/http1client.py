@@ -128,6 +128,7 @@ class Http1Pool:
             async with asyncio.timeout(self.limits.connect_timeout):
                 await self._connect(factory)
         except (OSError, ssl.SSLError, TimeoutError) as error:
+            self._dialling.discard(request)  # before anybody hears of it
             code = Code.UPSTREAM_TLS if isinstance(error, ssl.SSLError) else Code.UPSTREAM_UNREACHABLE
             request.refuse(code, f"cannot connect to {self.name}: {explain(error)}")
             return

@@ -37,6 +37,7 @@ QUEUE_HARD_MAX: Final = 2 * QUEUE_MAX
 RETRY_SECONDS: Final = 1.0
 _BATCH_SECONDS: Final = 0.02
 _BATCH_MAX: Final = 2_000
+_TORN_LOOKS: Final = (0.001, 0.01, 0.05, 0.0)  # seconds between looks at a line that does not end
 _LOOK_BACK: Final = 1024 * 1024  # bytes of the log that are searched for records which a dead process wrote itself
 
 
@@ -273,9 +274,16 @@ class Audit:
         return not self._write(b"".join(line + b"\n" for line in lines.split(b"\n") if line and line not in have))
 
     def _ends_a_line(self) -> bool:
-        """Whether the file is empty or ends with a whole line: a writer that was killed may have torn one."""
-        size = os.fstat(self._fd).st_size
-        return size == 0 or os.pread(self._fd, 1, size - 1) == b"\n"
+        """Whether the file is empty or ends with a whole line: a writer that was killed may have torn one.
+
+        What another worker is writing just now looks torn as well, for as long as its write takes.
+        """
+        for wait in _TORN_LOOKS:
+            size = os.fstat(self._fd).st_size
+            if size == 0 or os.pread(self._fd, 1, size - 1) == b"\n":
+                return True
+            time.sleep(wait)
+        return False
 
     def _moved(self) -> bool:
         """Whether the file was rotated away, so that a new one has to be opened."""
